@@ -1,0 +1,72 @@
+"""Replace a trained model without breaking what the old one got right.
+
+Public names resolve on first use (PEP 562), so that ``lightning_graceful.functional`` and ``lightning_graceful.metrics``
+load neither Lightning nor Hydra.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BackwardErrorCompatibility": "metrics.flips",
+    "BackwardTrustCompatibility": "metrics.flips",
+    "Batch": "data.batch",
+    "CacheError": "data.store",
+    "ChurnRate": "metrics.flips",
+    "FlipMonitor": "callbacks.flips",
+    "FlipRates": "metrics.flips",
+    "FocalDistillationLoss": "losses.distillation",
+    "GracefulMixin": "mixin",
+    "NegativeFlipImpact": "metrics.flips",
+    "NegativeFlipRate": "metrics.flips",
+    "NewErrorLoss": "losses.distillation",
+    "OldModel": "models.old_model",
+    "OldOutputCache": "callbacks.old_outputs",
+    "OutputStore": "data.store",
+    "Outputs": "data.batch",
+    "PositiveFlipImpact": "metrics.flips",
+    "PositiveFlipRate": "metrics.flips",
+    "RelativeNegativeFlipRate": "metrics.flips",
+    "make_graceful": "mixin",
+    "register": "experiment.searchpath",
+}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from lightning_graceful.callbacks.flips import FlipMonitor as FlipMonitor
+    from lightning_graceful.callbacks.old_outputs import OldOutputCache as OldOutputCache
+    from lightning_graceful.data.batch import Batch as Batch
+    from lightning_graceful.data.batch import Outputs as Outputs
+    from lightning_graceful.data.store import CacheError as CacheError
+    from lightning_graceful.data.store import OutputStore as OutputStore
+    from lightning_graceful.experiment.searchpath import register as register
+    from lightning_graceful.losses.distillation import FocalDistillationLoss as FocalDistillationLoss
+    from lightning_graceful.losses.distillation import NewErrorLoss as NewErrorLoss
+    from lightning_graceful.metrics.flips import BackwardErrorCompatibility as BackwardErrorCompatibility
+    from lightning_graceful.metrics.flips import BackwardTrustCompatibility as BackwardTrustCompatibility
+    from lightning_graceful.metrics.flips import ChurnRate as ChurnRate
+    from lightning_graceful.metrics.flips import FlipRates as FlipRates
+    from lightning_graceful.metrics.flips import NegativeFlipImpact as NegativeFlipImpact
+    from lightning_graceful.metrics.flips import NegativeFlipRate as NegativeFlipRate
+    from lightning_graceful.metrics.flips import PositiveFlipImpact as PositiveFlipImpact
+    from lightning_graceful.metrics.flips import PositiveFlipRate as PositiveFlipRate
+    from lightning_graceful.metrics.flips import RelativeNegativeFlipRate as RelativeNegativeFlipRate
+    from lightning_graceful.mixin import GracefulMixin as GracefulMixin
+    from lightning_graceful.mixin import make_graceful as make_graceful
+    from lightning_graceful.models.old_model import OldModel as OldModel
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds ``name`` the first time it is asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Names for completion, the lazy ones among them."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""The `graceful` jobs. The only place that knows Hydra."""

@@ -1,0 +1,1 @@
+"""Losses that keep what the old model got right."""

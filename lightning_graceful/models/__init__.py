@@ -1,0 +1,1 @@
+"""The old model, capture of outputs, and a small network for experiments."""

@@ -1,0 +1,34 @@
+"""Packaging. Tool settings live in pyproject.toml; tested versions in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "lightning_graceful/__init__.py").read_text())[1]
+REPORT = ["plotly>=6", "jinja2>=3.1", "pillow>=10"]
+DEV = ["build", "mypy", "pytest>=8", "pytest-timeout", "ruff", "selenium>=4", "setuptools>=77", "statsmodels", "wheel"]
+
+setup(
+    name="lightning-graceful",
+    version=VERSION,
+    description="Replace a trained model without breaking what the old one got right (PyTorch Lightning)",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # conf/ lies beside the package in the checkout and inside it in the wheel.
+    packages=[*find_packages(include=["lightning_graceful*"]), "lightning_graceful.conf", "hydra_plugins.lightning_graceful_searchpath"],
+    package_dir={"lightning_graceful.conf": "conf"},
+    package_data={
+        "lightning_graceful": ["py.typed", "report/*.jinja"],
+        "lightning_graceful.conf": ["**/*.yaml"],
+    },
+    install_requires=[
+        "torch>=2.2", "pytorch-lightning>=2.2", "torchmetrics>=1.3", "numpy>=1.26", "scipy>=1.11", "safetensors>=0.4",
+        "hydra-core>=1.3.2", "wandb>=0.17", "rich>=13", "scikit-learn>=1.3",
+    ],
+    extras_require={"report": REPORT, "dev": [*REPORT, *DEV]},
+    entry_points={"console_scripts": ["graceful=lightning_graceful.cli:main"]},
+)
