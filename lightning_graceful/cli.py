@@ -1,0 +1,62 @@
+"""The ``graceful`` command."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from lightning_graceful import __version__
+
+COMMANDS = {
+    "train": "train one new model against one old model (Hydra overrides follow)",
+    "bench": "compare ways to train the new model, over seeds (Hydra overrides follow)",
+}
+# Lightning's DDP starts its other processes with this process' arguments, from which the command was taken away.
+COMMAND_VARIABLE = "LIGHTNING_GRACEFUL_COMMAND"
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: What follows ``graceful``; default: those of the process.
+
+    Returns:
+        The exit code: 0 done, 2 wrong usage, 65 bad data, 70 a crash.
+
+    Example:
+        >>> main(["--version"])
+        lightning-graceful 0.1.0
+        0
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given in (["--version"], ["-V"]):
+        sys.stdout.write(f"lightning-graceful {__version__}\n")
+        return 0
+    if given and given[0] in COMMANDS:
+        os.environ[COMMAND_VARIABLE] = given.pop(0)
+    elif "LOCAL_RANK" not in os.environ or COMMAND_VARIABLE not in os.environ:
+        wanted_help = given in (["--help"], ["-h"])
+        (sys.stdout if wanted_help else sys.stderr).write(_usage(given))
+        return 0 if wanted_help else EXIT_USAGE
+    return _run(os.environ[COMMAND_VARIABLE], given)
+
+
+def _run(command: str, overrides: list[str]) -> int:
+    job = importlib.import_module(f"lightning_graceful.experiment.{command}")
+    sys.argv = [sys.argv[0], *overrides]
+    try:
+        job.main()
+    except SystemExit as stop:
+        # Our jobs leave with 65 or 70; Hydra says 1 where it cannot compose, which elsewhere means "reject".
+        return EXIT_USAGE if stop.code == 1 else int(stop.code or 0)
+    return 0
+
+
+def _usage(given: list[str]) -> str:
+    lines = [] if not given or given[0] in {"-h", "--help"} else [f"graceful: no command {given[0]!r}.\n"]
+    lines += ["usage: graceful COMMAND [overrides]", "", "commands:"]
+    lines += [f"  {name:<8}{words}" for name, words in COMMANDS.items()]
+    lines += ["", "graceful COMMAND --help shows a command's groups and its composed config.", ""]
+    return "\n".join(lines)

@@ -1,0 +1,168 @@
+"""``graceful bench``: several ways to train the successor of one old model, over seeds, in one table and one page."""
+
+import copy
+from pathlib import Path
+from typing import NamedTuple
+
+import hydra
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+
+from lightning_graceful.experiment.datamodules import UpdateDataModule
+from lightning_graceful.experiment.errors import reported
+from lightning_graceful.experiment.predictions import Answers, answers, pooled, predictions, samples
+from lightning_graceful.experiment.results import images_of_flips, leave
+from lightning_graceful.experiment.searchpath import conf_dir
+from lightning_graceful.experiment.update import (
+    Trained,
+    build_data,
+    is_rank_zero,
+    obtain_old,
+    quiet_lightning,
+    train_new,
+)
+from lightning_graceful.models.old_model import OldModel
+from lightning_graceful.report.evidence import Comparison, Predictions, Way
+
+PLAIN = "plain"
+AGAIN = "plain again"
+OTHER_SEED = 1000  # between the two plain runs whose flips are the noise floor
+
+
+class _Seed(NamedTuple):
+    number: int
+    data: UpdateDataModule
+    old: OldModel
+    directory: Path
+
+
+class Bench:
+    """Train every way on every seed; test data are read once, after all choices are made on validation data.
+
+    Args:
+        cfg: ``conf/bench.yaml``, composed.
+        directory: The run's folder.
+        console: Where progress is told.
+
+    Raises:
+        ValueError: If there is no plain way, no other way, or no seed.
+    """
+
+    def __init__(self, cfg: DictConfig, directory: Path, console: Console) -> None:
+        self._ways = list(cfg.ways)
+        if PLAIN not in self._ways or not cfg.seeds:
+            raise ValueError(
+                f"Expected a way named {PLAIN!r} and at least one seed, got {self._ways} and {list(cfg.seeds)}."
+            )
+        self._cfg = cfg
+        self._directory = directory
+        self._console = console
+        self._grid = [float(weight) for weight in cfg.select.grid or []]
+        self._weights: dict[str, float] = {}
+        self._seconds = dict.fromkeys(self._ways, 0.0)
+        self._said: dict[str, list[Predictions]] = {name: [] for name in [*self._ways, AGAIN]}
+        self._done = 0
+        self._total = len(cfg.seeds) * (len(self._ways) + 2) + len(self._grid) * (len(self._ways) - 1)
+
+    def run(self) -> Comparison:
+        """Run everything.
+
+        Returns:
+            All ways, plain training first, pooled over seeds.
+        """
+        for number in self._cfg.seeds:
+            self._run_seed(self._begin(int(number)))
+        data = build_data(self._cfg, int(self._cfg.seeds[0]))
+        said = {name: pooled(parts) for name, parts in self._said.items()}
+        broken = np.concatenate([said[name].id[said[name].negative] for name in self._ways])
+        order = [PLAIN, *(name for name in self._ways if name != PLAIN)]
+        return Comparison(
+            title=f"{_name(data)}: ways to train the new model, {len(self._cfg.seeds)} seeds",
+            class_names=data.base.classes,
+            ways=[Way(name, said[name], self._seconds[name], self._detail(name)) for name in order],
+            # What plain training under another seed breaks of plain training: no old model is involved.
+            noise_floor=said[AGAIN].nfr,
+            images=images_of_flips(broken, data.base),
+            notes=self._notes(data),
+        )
+
+    def _run_seed(self, seed: _Seed) -> None:
+        loader = seed.data.test_dataloader()
+        of, old = samples(loader), answers(seed.old.to("cpu"), loader)
+        said: dict[str, Answers] = {}
+        for name in [PLAIN, *(name for name in self._ways if name != PLAIN)]:
+            if self._grid and name != PLAIN and name not in self._weights:
+                self._weights[name] = self._select(seed, name)
+            trained = self._train(seed, name)
+            if name == PLAIN:
+                self._plain_val = trained.val
+            self._seconds[name] += trained.seconds
+            said[name] = answers(trained.module.cpu(), loader)
+            self._said[name].append(predictions(of, old, said[name], seed=seed.number))
+        again = answers(self._train(seed, AGAIN).module.cpu(), loader)
+        self._said[AGAIN].append(predictions(of, said[PLAIN], again, seed=seed.number))
+
+    def _begin(self, number: int) -> _Seed:
+        directory = self._directory / f"seed{number}"
+        self._tell(f"seed {number}: old model")
+        data = build_data(self._cfg, number)
+        return _Seed(number, data, obtain_old(self._cfg, data, directory, number), directory)
+
+    def _train(self, seed: _Seed, name: str, weight: float | None = None) -> Trained:
+        weight = self._weights.get(name) if weight is None else weight
+        tried = "" if weight is None else f", weight {weight:g}"
+        self._tell(f"seed {seed.number}: {name}{tried}")
+        losses = copy.deepcopy(self._cfg.ways[PLAIN if name == AGAIN else name])
+        if weight is not None:
+            losses.weights = dict.fromkeys(losses.terms, weight)
+        number = seed.number + (OTHER_SEED if name == AGAIN else 0)
+        run = f"{name} {weight:g}" if weight is not None else name
+        return train_new(self._cfg, losses, seed.data, seed.old, seed.directory, name=run.replace(" ", "_"), seed=number)
+
+    def _select(self, seed: _Seed, name: str) -> float:
+        """Choose a weight on validation data: the lowest NFR at a bearable price in error."""
+        allowed = self._plain_val["val/error_new"] + self._cfg.select.max_error_increase
+        tried = {weight: self._train(seed, name, weight).val for weight in self._grid}
+        bearable = {weight: val for weight, val in tried.items() if val["val/error_new"] <= allowed}
+        if not bearable:
+            # None is bearable: the least harmful.
+            return min(tried, key=lambda weight: tried[weight]["val/error_new"])
+        return min(bearable, key=lambda weight: bearable[weight]["val/nfr"])
+
+    def _detail(self, name: str) -> str:
+        weights = {self._weights[name]} if name in self._weights else set(self._cfg.ways[name].weights.values())
+        return ", ".join(f"lambda {weight:g}" for weight in sorted(weights))
+
+    def _notes(self, data: UpdateDataModule) -> list[str]:
+        first = self._cfg.seeds[0]
+        chosen = (
+            f"Weights were chosen on the validation data of seed {first} from {self._grid}."
+            if self._grid
+            else "Weights are those of the config; none was chosen on these data."
+        )
+        return [
+            f"The old model saw {data.old_fraction:.0%} of the training samples. {chosen}",
+            "Time is the training of the new models; the old model's outputs are computed once and shared by all ways.",
+        ]
+
+    def _tell(self, words: str) -> None:
+        self._done += 1
+        self._console.print(f"[{self._done:>3}/{self._total}] {words}", markup=False, highlight=False)
+
+
+def _name(data: UpdateDataModule) -> str:
+    return type(data).__name__.removesuffix("DataModule")
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="bench")
+@reported
+def main(cfg: DictConfig) -> None:
+    """Run the job in the folder that Hydra gives it."""
+    quiet_lightning()
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    console = Console(quiet=not is_rank_zero())
+    comparison = Bench(cfg, directory, console).run()
+    if is_rank_zero():
+        leave(comparison, directory, console)

@@ -1,0 +1,50 @@
+"""How a job ends when something is wrong: one sentence for the user's mistake, a traceback for ours."""
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TypeVar
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from lightning_graceful.data.rows import CacheError
+
+EXIT_USAGE = 2
+EXIT_BAD_DATA = 65
+EXIT_CRASH = 70
+
+Result = TypeVar("Result")
+
+
+def reported(job: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
+    """Turn errors of a job into exit codes: 65 for bad data or arguments, 70 for a crash; neither reads as a verdict.
+
+    Args:
+        job: Runs a composed config.
+
+    Returns:
+        The job, which leaves by ``SystemExit`` instead of an error.
+    """
+
+    @functools.wraps(job)
+    def run(cfg: DictConfig) -> Result:
+        try:
+            return job(cfg)
+        except Exception as error:  # noqa: BLE001 (the last place before the shell)
+            cause = _cause(error)
+            if isinstance(cause, ValueError | FileNotFoundError | CacheError):
+                Console(stderr=True).print(f"graceful: {cause}", markup=False, soft_wrap=True)
+                sys.exit(EXIT_BAD_DATA)
+            traceback.print_exception(error)
+            sys.exit(EXIT_CRASH)
+
+    return run
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Look behind Hydra's InstantiationException at what the constructor raised."""
+    from hydra.errors import InstantiationException
+
+    return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error

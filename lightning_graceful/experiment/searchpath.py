@@ -1,0 +1,40 @@
+"""Where the configs are, and how Hydra finds them."""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def conf_dir() -> Path:
+    """Return the folder of the Hydra configs: inside the package in a wheel, beside it in a checkout.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: If it is in neither place.
+
+    Example:
+        >>> (conf_dir() / "train.yaml").exists()
+        True
+    """
+    for place in (PACKAGE / "conf", PACKAGE.parent / "conf"):
+        if (place / "train.yaml").is_file():
+            return place
+    raise FileNotFoundError(f"Expected conf/ in or beside {PACKAGE}, found neither. Install lightning-graceful again.")
+
+
+def register() -> None:
+    """Offer the groups ``losses``, ``callbacks`` and ``old`` to any Hydra application in this process.
+
+    Installed from a wheel, Hydra finds the plugin by itself; some kinds of editable install hide it, and this call does it.
+
+    Example:
+        >>> register()
+    """
+    from hydra.core.plugins import Plugins
+
+    from hydra_plugins.lightning_graceful_searchpath import GracefulConfigSource, GracefulSearchPath
+
+    Plugins.instance().register(GracefulSearchPath)
+    Plugins.instance().register(GracefulConfigSource)

@@ -1,0 +1,165 @@
+"""One update: the old model, and a new one trained against it."""
+
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from lightning_graceful.experiment.datamodules import UpdateDataModule
+from lightning_graceful.mixin import make_graceful
+from lightning_graceful.models.old_model import OldModel
+
+
+class Trained(NamedTuple):
+    """A new model and what it cost.
+
+    Attributes:
+        module: With its last weights.
+        seconds: Wall time of training, without the old model's.
+        val: What was logged last, such as ``val/nfr``.
+    """
+
+    module: pl.LightningModule
+    seconds: float
+    val: dict[str, float]
+
+
+def build_data(cfg: DictConfig, seed: int) -> UpdateDataModule:
+    """Build the data of a seed.
+
+    Args:
+        cfg: The job's config.
+        seed: The seed.
+
+    Returns:
+        The data module.
+    """
+    data: UpdateDataModule = instantiate(cfg.data, seed=seed, _convert_="all")
+    return data
+
+
+def obtain_old(cfg: DictConfig, data: UpdateDataModule, directory: Path, seed: int) -> OldModel:
+    """Load the old model, or train it first.
+
+    Args:
+        cfg: The job's config; ``cfg.old`` holds a ``_target_`` that gives an OldModel, or a model and epochs to train it.
+        data: The update's data, of which the old model sees a part.
+        directory: Where the checkpoint and the log of its training go.
+        seed: Of its weights and batches.
+
+    Returns:
+        The old model.
+    """
+    if "_target_" in cfg.old:
+        old: OldModel = instantiate(cfg.old, _convert_="all")
+        return old
+    pl.seed_everything(seed, verbose=False)
+    module = instantiate(cfg.old.model, _convert_="all")
+    trainer = _trainer(cfg, directory / "old", "old", skip={"old_outputs", "flips"}, max_epochs=cfg.old.epochs)
+    trainer.fit(module, datamodule=data.of_old())
+    _finish(trainer)
+    return OldModel(module)
+
+
+def train_new(
+    cfg: DictConfig, losses: DictConfig, data: UpdateDataModule, old: OldModel, directory: Path, *, name: str, seed: int
+) -> Trained:
+    """Train a new model.
+
+    Args:
+        cfg: The job's config.
+        losses: ``terms`` and ``weights``; without terms the module is trained as it is.
+        data: The update's data.
+        old: The old model.
+        directory: Where the run goes.
+        name: Of the run.
+        seed: Of weights and batches.
+
+    Returns:
+        The model and its cost.
+    """
+    pl.seed_everything(seed, verbose=False)
+    module = instantiate(cfg.model, _convert_="all")
+    if losses.terms:
+        terms = {key: instantiate(term, _convert_="all") for key, term in losses.terms.items()}
+        weights: Mapping[str, float] = OmegaConf.to_container(losses.weights, resolve=True)  # type: ignore[assignment]
+        module = make_graceful(module, terms, weights)
+    # Plain training reads no old outputs; its flips are monitored all the same.
+    trainer = _trainer(cfg, directory / name, name, old=old, skip=set() if losses.terms else {"old_outputs"})
+    start = time.perf_counter()
+    trainer.fit(module, datamodule=data)
+    seconds = time.perf_counter() - start
+    _finish(trainer)
+    val = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+    return Trained(module, seconds, val)
+
+
+def is_rank_zero() -> bool:
+    """Say whether this process is the one that prints and writes (Lightning's subprocess launcher numbers the others).
+
+    Returns:
+        True on the first process.
+    """
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's remarks on each of many short runs out of the way of the jobs' own lines."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+
+
+def _trainer(
+    cfg: DictConfig, directory: Path, name: str, *, old: OldModel | None = None, skip: set[str], **changes: Any
+) -> pl.Trainer:
+    callbacks = [
+        _with_old(node, old) for key, node in (cfg.callbacks or {}).items() if key not in skip and node is not None
+    ]
+    return instantiate(  # type: ignore[no-any-return]
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=_loggers(cfg, directory, name),
+        default_root_dir=str(directory),
+        _convert_="all",
+        **changes,
+    )
+
+
+def _with_old(node: DictConfig, old: OldModel | None) -> Any:
+    """Build a callback; one that asks for the old model gets the one that is at hand."""
+    if "old" not in node:
+        return instantiate(node, _convert_="all")
+    rest = OmegaConf.masked_copy(node, [key for key in node if key != "old"])
+    rest._set_parent(node._get_parent())
+    return instantiate(rest, _partial_=True, _convert_="all")(old=old)
+
+
+def _loggers(cfg: DictConfig, directory: Path, name: str) -> list[Any]:
+    built = []
+    for key, node in (cfg.logger or {}).items():
+        placed = {"save_dir": str(directory)} if "save_dir" in node else {}
+        named = {"name": name, "group": str(directory.parent.name)} if key == "wandb" else {}
+        try:
+            built.append(instantiate(node, **placed, **named, _convert_="all"))
+        except ModuleNotFoundError as error:
+            Console(stderr=True).print(f"No {key} logger: {error.name or error} is not installed. The CSV log goes on.")
+    return built
+
+
+def _finish(trainer: pl.Trainer) -> None:
+    """End the W&B run that this job began: the next one in this process would continue it."""
+    wandb = sys.modules.get("wandb")
+    if trainer.is_global_zero and wandb is not None and wandb.run is not None:
+        wandb.finish()

@@ -1,0 +1,56 @@
+"""A small residual network for experiments (He et al., Deep Residual Learning, CVPR 2016), sized by its widths."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ResNet(nn.Module):
+    """One residual block a stage; each stage but the first halves the image.
+
+    Args:
+        in_channels: Channels of the image.
+        num_classes: Number of logits.
+        widths: Channels of each stage.
+        stem_stride: Stride of the first convolution.
+
+    Example:
+        >>> ResNet(1, 10, widths=(8, 16))(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, *, widths: Sequence[int] = (16, 32, 64), stem_stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, widths[0], 3, stem_stride, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
+        before = (widths[0], *widths[:-1])
+        strides = (1, *[2] * (len(widths) - 1))
+        self.stages = nn.Sequential(*[_Block(*sizes) for sizes in zip(before, widths, strides, strict=True)])
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits ``(N, num_classes)`` of images ``(N, in_channels, H, W)``."""
+        embedding = self.pool(self.stages(self.stem(image))).flatten(1)
+        return self.fc(embedding)  # type: ignore[no-any-return]
+
+
+class _Block(nn.Module):
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+            nn.Conv2d(after, after, 3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+        )
+        same = before == after and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(before, after, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.residual(x) + self.shortcut(x))
