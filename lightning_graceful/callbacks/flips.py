@@ -184,7 +184,9 @@ class FlipMonitor(pl.Callback):
             return
         target = self._read_batch(batch).target
         if target is None:
-            raise RuntimeError("Expected a target in each batch to count flips, got none. Pass batch=lambda b: Batch(x, y).")
+            raise RuntimeError(
+                "Expected a target in each batch to count flips, got none. Pass batch=lambda b: Batch(x, y)."
+            )
         samples = None if self._tracker is None else self._tracker.samples(batch)
         olds = {name: self._old_logits(name, trainer, pl_module, batch) for name in self.olds}
         classes = next(iter(olds.values())).shape[1]
@@ -199,7 +201,11 @@ class FlipMonitor(pl.Callback):
         old = self.olds[name]
         served: Outputs | None = getattr(pl_module, "old_outputs", None)
         caches = [getattr(callback, "old", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-        if served is not None and served.logits is not None and (old is None or any(cached is old for cached in caches)):
+        if (
+            served is not None
+            and served.logits is not None
+            and (old is None or any(cached is old for cached in caches))
+        ):
             return served.logits
         logits = None if old is None else old.to(pl_module.device).outputs(batch).logits
         if logits is None:

@@ -64,7 +64,9 @@ class OldOutputCache(pl.Callback):
         if dtype not in get_args(Dtype):
             raise ValueError(f"Expected dtype to be one of {list(get_args(Dtype))}, got {dtype!r}.")
         if views != 1:
-            raise ValueError(f'Expected views=1, got {views}. For random transforms run the old model live: fill="never".')
+            raise ValueError(
+                f'Expected views=1, got {views}. For random transforms run the old model live: fill="never".'
+            )
         if old is None and fill == "never":
             raise ValueError('Expected an old model to run live with fill="never", got None.')
         self.old = old
@@ -107,7 +109,9 @@ class OldOutputCache(pl.Callback):
         """Open the test data's stores and fill them."""
         self._prepare(trainer, pl_module)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Serve the old outputs of the batch."""
         self._serve(pl_module, batch)
 
@@ -191,10 +195,14 @@ class OldOutputCache(pl.Callback):
 
     def _tell(self, reason: str) -> None:
         if self.old is None:
-            raise CacheError(f"Expected a loader whose samples can be followed (there is no old model to run), but {reason}.")
+            raise CacheError(
+                f"Expected a loader whose samples can be followed (there is no old model to run), but {reason}."
+            )
         if reason not in self._reasons_told:
             self._reasons_told.add(reason)
-            rank_zero_warn(f"The old model runs live on a loader: {reason}. Nothing is read from or written to the cache for it.")
+            rank_zero_warn(
+                f"The old model runs live on a loader: {reason}. Nothing is read from or written to the cache for it."
+            )
 
 
 def _is_limited(trainer: pl.Trainer) -> bool:

@@ -171,7 +171,9 @@ class DatasetStores:
             CacheError: If there is none.
         """
         if self._old is None:
-            raise CacheError("Expected every row to be stored, since there is no old model (read only), but rows are missing.")
+            raise CacheError(
+                "Expected every row to be stored, since there is no old model (read only), but rows are missing."
+            )
         try:
             yield self._old.to(self._device)
         finally:
@@ -200,7 +202,9 @@ class DatasetStores:
         fingerprint |= {"old": self._old.fingerprint, "dtype": self._dtype}
         path = store_path(self._cache_dir, fingerprint)
         if not path.exists() and (near := nearest(self._cache_dir, fingerprint)) is not None:
-            console.print(f"Old outputs: a new store is begun; the nearest, {near[0].name}, differs in {', '.join(near[1])}.")
+            console.print(
+                f"Old outputs: a new store is begun; the nearest, {near[0].name}, differs in {', '.join(near[1])}."
+            )
         with self.old_on_device() as old:
             outputs = old.outputs(self._deliver(raw))
         layout = RowLayout(
@@ -211,9 +215,7 @@ class DatasetStores:
         return OutputStore.open(path, fingerprint=fingerprint, num_rows=len(dataset), layout=layout)  # type: ignore[arg-type]
 
     def _refuse_randomness(self, first: Any, second: Any) -> None:
-        remedy = (
-            'Store outputs of samples without random transforms, or run the old model live: fill="never".'
-        )
+        remedy = 'Store outputs of samples without random transforms, or run the old model live: fill="never".'
         if content_hash(first) != content_hash(second):
             raise CacheError(
                 "Expected a sample to be the same each time it is fetched (views=1), but the dataset or its collate function "
@@ -247,7 +249,9 @@ def _read_only(cache_dir: Path, fingerprint: dict[str, Any]) -> OutputStore:
             "Say which old model is meant: OldOutputCache(old, cache_dir)."
         )
     near = nearest(cache_dir, fingerprint)
-    difference = "there is no store at all" if near is None else f"the nearest, {near[0].name}, differs in {', '.join(near[1])}"
+    difference = (
+        "there is no store at all" if near is None else f"the nearest, {near[0].name}, differs in {', '.join(near[1])}"
+    )
     raise CacheError(
         f"Expected a store of this dataset in {cache_dir}, but {difference}. "
         "Fill one first: OldOutputCache(old, cache_dir)."
@@ -274,7 +278,13 @@ def _in_order(loader: DataLoader[Any], dataset: Dataset[Any], rows: Tensor) -> I
 
 
 def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, disable=console.quiet, transient=True)
 
 

@@ -55,7 +55,9 @@ class ImageArrays(Dataset[tuple[Tensor, Tensor]]):
                 f"and {tuple(target.shape)}."
             )
         if len(target) and not 0 <= int(target.min()) <= int(target.max()) < len(classes):
-            raise ValueError(f"Expected targets in [0, {len(classes)}), got {int(target.min())} to {int(target.max())}.")
+            raise ValueError(
+                f"Expected targets in [0, {len(classes)}), got {int(target.min())} to {int(target.max())}."
+            )
         self.images = images
         self.target = target
         self.classes = list(classes)

@@ -90,7 +90,9 @@ def track(loader: DataLoader[Any]) -> None:
         True
     """
     if not isinstance(loader, _Tracked):
-        loader.__class__ = type(f"Tracked{type(loader).__name__}", (_Tracked, type(loader)), {"_user_class": type(loader)})
+        loader.__class__ = type(
+            f"Tracked{type(loader).__name__}", (_Tracked, type(loader)), {"_user_class": type(loader)}
+        )
 
 
 def untrack(loader: DataLoader[Any]) -> None:
@@ -166,7 +168,9 @@ def base_samples(dataset: Dataset[Any], position: Tensor) -> list[BaseSamples]:
     for part in _look_through(dataset, position, torch.arange(len(position))):
         found.setdefault(id(part.dataset), []).append(part)
     return [
-        BaseSamples(parts[0].dataset, torch.cat([part.index for part in parts]), torch.cat([part.row for part in parts]))
+        BaseSamples(
+            parts[0].dataset, torch.cat([part.index for part in parts]), torch.cat([part.row for part in parts])
+        )
         for parts in found.values()
     ]
 

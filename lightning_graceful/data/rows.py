@@ -217,9 +217,6 @@ def checked_part(layout: RowLayout, outputs: Outputs, name: str) -> Tensor:
 def name_rows(numbers: Sequence[int] | NDArray[np.int64]) -> str:
     """Say which rows are meant: the first five, and how many there are.
 
-    Args:
-        numbers: Row numbers.
-
     Returns:
         Text for an error message.
 
@@ -235,8 +232,8 @@ def name_rows(numbers: Sequence[int] | NDArray[np.int64]) -> str:
 class RowFiles:
     """The files ``rows-00000.bin``, ... of a store: bytes by row number, whatever they mean.
 
-    Reads go through maps that are opened when first needed, at most 512 at a time; writes go through the file, since a
-    full disk under a map would kill the process (SIGBUS).
+    Reads go through maps, opened when needed, at most 512 at a time; writes go through the file, since a full disk
+    under a map would kill the process (SIGBUS).
     """
 
     def __init__(self, path: Path, num_rows: int, nbytes: int, rows_per_file: int) -> None:
@@ -270,10 +267,7 @@ class RowFiles:
             CacheError: If a file is missing, cut or too long.
         """
         for number in range(self._count):
-            file, size = self._file(number), self._size(number)
-            got = f"{file.stat().st_size} bytes" if file.is_file() else "no such file"
-            if got != f"{size} bytes":
-                raise CacheError(f"Expected {size} bytes in {file}, got {got}. Delete {self.path} and fill it again.")
+            self._check(number)
 
     def gather(
         self, numbers: NDArray[np.int64], columns: slice = slice(None), *, prefetch: bool = False
@@ -314,10 +308,8 @@ class RowFiles:
             here = files == number
             runs = np.flatnonzero(np.diff(places[here], prepend=-2) != 1)  # where a run of neighbours starts
             data = rows[order[here]]
-            with (
-                disk(f"write {data.nbytes} bytes to {self._file(number)}"),
-                _descriptor(self._file(number), os.O_WRONLY) as descriptor,
-            ):
+            file = self._file(number)
+            with disk(f"write {data.nbytes} bytes to {file}"), _descriptor(file, os.O_WRONLY) as descriptor:
                 for start, run in zip(places[here][runs].tolist(), np.split(data, runs[1:]), strict=True):
                     _write_at(descriptor, run.reshape(-1).data, start * self.nbytes)
 
@@ -339,10 +331,17 @@ class RowFiles:
     def _size(self, number: int) -> int:
         return min(self.rows_per_file, self.num_rows - number * self.rows_per_file) * self.nbytes
 
+    def _check(self, number: int) -> None:
+        file, size = self._file(number), self._size(number)
+        got = f"{file.stat().st_size} bytes" if file.is_file() else "no such file"
+        if got != f"{size} bytes":
+            raise CacheError(f"Expected {size} bytes in {file}, got {got}. Delete {self.path} and fill it again.")
+
     def _map(self, number: int) -> tuple[mmap.mmap, NDArray[np.uint8]]:
         if number not in self._maps:
             if len(self._maps) >= MAX_MAPS:
                 self._maps.pop(next(iter(self._maps)))
+            self._check(number)
             with disk(f"read {self._file(number)}"), _descriptor(self._file(number), os.O_RDONLY) as descriptor:
                 memory = mmap.mmap(descriptor, self._size(number), access=mmap.ACCESS_READ)
             self._maps[number] = memory, np.frombuffer(memory, dtype=np.uint8).reshape(-1, self.nbytes)

@@ -20,7 +20,7 @@ from lightning_graceful.experiment.update import (
     build_data,
     is_rank_zero,
     obtain_old,
-    quiet_lightning,
+    prepare_process,
     train_new,
 )
 from lightning_graceful.models.old_model import OldModel
@@ -119,7 +119,9 @@ class Bench:
             losses.weights = dict.fromkeys(losses.terms, weight)
         number = seed.number + (OTHER_SEED if name == AGAIN else 0)
         run = f"{name} {weight:g}" if weight is not None else name
-        return train_new(self._cfg, losses, seed.data, seed.old, seed.directory, name=run.replace(" ", "_"), seed=number)
+        return train_new(
+            self._cfg, losses, seed.data, seed.old, seed.directory, name=run.replace(" ", "_"), seed=number
+        )
 
     def _select(self, seed: _Seed, name: str) -> float:
         """Choose a weight on validation data: the lowest NFR at a bearable price in error."""
@@ -160,7 +162,7 @@ def _name(data: UpdateDataModule) -> str:
 @reported
 def main(cfg: DictConfig) -> None:
     """Run the job in the folder that Hydra gives it."""
-    quiet_lightning()
+    prepare_process(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
     console = Console(quiet=not is_rank_zero())
     comparison = Bench(cfg, directory, console).run()

@@ -110,7 +110,9 @@ class DigitsDataModule(UpdateDataModule):
         options: See :class:`UpdateDataModule`.
     """
 
-    def __init__(self, *, folds: int = 5, seed: int = 0, old_fraction: float = 0.5, batch_size: int = 64, num_workers: int = 0) -> None:
+    def __init__(
+        self, *, folds: int = 5, seed: int = 0, old_fraction: float = 0.5, batch_size: int = 64, num_workers: int = 0
+    ) -> None:
         self.folds = folds
         super().__init__(seed=seed, old_fraction=old_fraction, batch_size=batch_size, num_workers=num_workers)
 

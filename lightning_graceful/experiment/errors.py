@@ -32,7 +32,7 @@ def reported(job: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Resu
     def run(cfg: DictConfig) -> Result:
         try:
             return job(cfg)
-        except Exception as error:  # noqa: BLE001 (the last place before the shell)
+        except Exception as error:
             cause = _cause(error)
             if isinstance(cause, ValueError | FileNotFoundError | CacheError):
                 Console(stderr=True).print(f"graceful: {cause}", markup=False, soft_wrap=True)

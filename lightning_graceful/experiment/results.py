@@ -40,7 +40,9 @@ def leave(comparison: Comparison, directory: Path, console: Console) -> None:
     (directory / "results.json").write_text(json.dumps(_figures(comparison), indent=2))
     print_table(comparison, console)
     page = _page(comparison, directory)
-    console.print(f"Page: {page}" if page else "Page: none; pip install 'lightning-graceful[report]' brings it.", soft_wrap=True)
+    console.print(
+        f"Page: {page}" if page else "Page: none; pip install 'lightning-graceful[report]' brings it.", soft_wrap=True
+    )
     console.print(f"Runs: {directory.resolve()}", soft_wrap=True)
 
 
@@ -69,7 +71,12 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
             "error_against_plain": paired_error_difference(way, comparison.plain)._asdict(),
             "wall_seconds": way.wall_seconds,
         }
-    figures = {"title": comparison.title, "noise_floor": comparison.noise_floor, "ways": ways, "notes": list(comparison.notes)}
+    figures = {
+        "title": comparison.title,
+        "noise_floor": comparison.noise_floor,
+        "ways": ways,
+        "notes": list(comparison.notes),
+    }
     return _without_nan(figures)  # type: ignore[no-any-return]
 
 

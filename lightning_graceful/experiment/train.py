@@ -11,7 +11,7 @@ from lightning_graceful.experiment.errors import reported
 from lightning_graceful.experiment.predictions import answers, predictions, samples
 from lightning_graceful.experiment.results import images_of_flips, leave
 from lightning_graceful.experiment.searchpath import conf_dir
-from lightning_graceful.experiment.update import build_data, is_rank_zero, obtain_old, quiet_lightning, train_new
+from lightning_graceful.experiment.update import build_data, is_rank_zero, obtain_old, prepare_process, train_new
 from lightning_graceful.report.evidence import Comparison, Way
 
 
@@ -26,14 +26,16 @@ def train(cfg: DictConfig, directory: Path) -> float:
         The negative flip rate on validation data: what a sweep minimises.
     """
     console = Console()
-    quiet_lightning()
+    prepare_process(cfg)
     data = build_data(cfg, cfg.seed)
     old = obtain_old(cfg, data, directory, cfg.seed)
     name = "+".join(cfg.losses.terms) or "plain"
     trained = train_new(cfg, cfg.losses, data, old, directory, name=name, seed=cfg.seed)
     if is_rank_zero():
         loader = data.test_dataloader()
-        said = predictions(samples(loader), answers(old.to("cpu"), loader), answers(trained.module.cpu(), loader), seed=cfg.seed)
+        said = predictions(
+            samples(loader), answers(old.to("cpu"), loader), answers(trained.module.cpu(), loader), seed=cfg.seed
+        )
         comparison = Comparison(
             title=f"{type(data).__name__.removesuffix('DataModule')}: {name} against the old model, seed {cfg.seed}",
             class_names=data.base.classes,

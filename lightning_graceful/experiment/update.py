@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -112,13 +113,21 @@ def is_rank_zero() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
 
 
-def quiet_lightning() -> None:
-    """Keep Lightning's remarks on each of many short runs out of the way of the jobs' own lines."""
+def prepare_process(cfg: DictConfig) -> None:
+    """Set threads, and keep Lightning's remarks on each of many short runs out of the way of the jobs' own lines.
+
+    Args:
+        cfg: The job's config.
+    """
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
     os.environ.setdefault("WANDB_SILENT", "true")
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
 
 
 def _trainer(

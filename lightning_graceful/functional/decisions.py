@@ -149,10 +149,7 @@ def decide(
         seen = target != settings.ignore_index
         target, old_labels, new_labels = (labels.where(seen, 0) for labels in (target, old_labels, new_labels))
     if validate:
-        _check_range(target, classes, "target", "Pass ignore_index= to leave such entries out.")
-        if classes is not None:
-            _check_range(old_labels, classes, "old", "Map the old labels to those of target.")
-            _check_range(new_labels, classes, "new", "Map the new labels to those of target.")
+        _check_labels(old_labels, new_labels, target, classes)
     group, groups = _group(target, classes, settings)
     return Decisions(
         _code(old_labels, new_labels, target, seen, settings),
@@ -244,6 +241,13 @@ def _class_count(old: int | None, new: int | None, settings: Settings) -> int | 
     return stated or found
 
 
+def _check_labels(old: Tensor, new: Tensor, target: Tensor, classes: int | None) -> None:
+    _check_range(target, classes, "target", "Pass ignore_index= to leave such entries out.")
+    if classes is not None:
+        _check_range(old, classes, "old", "Map the old labels to those of target.")
+        _check_range(new, classes, "new", "Map the new labels to those of target.")
+
+
 def _check_range(labels: Tensor, classes: int | None, name: str, remedy: str) -> None:
     outside = (labels < 0) if classes is None else (labels < 0) | (labels >= classes)
     if bool(outside.any()):
@@ -255,8 +259,7 @@ def _code(old: Tensor, new: Tensor, target: Tensor, seen: Tensor, settings: Sett
     old_right, new_right, changed = old == target, new == target, old != new
     if settings.exact_match:  # entries that are not seen were made equal, so they count as right on both sides
         old_right, new_right, changed, seen = old_right.all(1), new_right.all(1), changed.any(1), seen.any(1)
-    code = (1 + 4 * old_right.byte() + 2 * new_right.byte() + changed.byte()) * seen
-    return code.flatten()
+    return ((1 + 4 * old_right.byte() + 2 * new_right.byte() + changed) * seen).flatten()
 
 
 def _group(target: Tensor, classes: int | None, settings: Settings) -> tuple[Tensor | None, int]:

@@ -97,13 +97,14 @@ class _FlipCounts(Metric):
         return rates_from_counts(counts, costs, average=self.settings.average)
 
     def _add(self, decisions: Decisions) -> None:
+        # Not in place: a state made in Lightning's evaluation is an inference tensor, which nothing else may write to.
         counts, costs = count(decisions)
         if decisions.weight is None:
-            self.counts += counts
+            self.counts = self.counts + counts
         else:
-            self.masses += counts
+            self.masses = self.masses + counts
         if costs is not None:
-            self.cost_sums += costs
+            self.cost_sums = self.cost_sums + costs
 
     def _note(self, decisions: Decisions, index: Tensor) -> None:
         self.codes[index] = decisions.code
@@ -148,7 +149,7 @@ class _FlipCounts(Metric):
         if self.settings.costs is not None:
             states["sample_costs"] = torch.zeros(num_samples, dtype=torch.float32)
         for name, zeros in states.items():
-            self.add_state(name, zeros, dist_reduce_fx="sum")
+            self.add_state(name, zeros, dist_reduce_fx="max")
 
     def _fingerprint(self) -> int:
         known = self.settings
@@ -174,31 +175,35 @@ class _FlipCounts(Metric):
             raise ValueError("Expected one decision a sample with num_samples. Leave average=None (exact match).")
 
     def _check_index(self, index: Tensor | None, target: Tensor, weights: Tensor | None) -> None:
-        if index is None:
-            if self.num_samples is not None:
-                raise ValueError("Expected index with num_samples, got None. Pass index=, or drop num_samples.")
+        if index is None and self.num_samples is None:
             return
+        if index is None:
+            raise ValueError("Expected index with num_samples, got None. Pass index=, or drop num_samples.")
         if self.num_samples is None:
             raise ValueError("Expected num_samples with index, got None. Pass num_samples=len(dataset), or drop index.")
         if weights is not None and not self.weighted:
             raise ValueError(
-                "Expected no weights, got some. Pass weighted=True beside num_samples to make room for them."
+                "Expected no weights with num_samples, got some. Pass weighted=True to make room for them."
             )
         if target.ndim != (1 if self.settings.num_labels is None else 2):
             raise ValueError(
                 f"Expected one decision a sample with num_samples, got target of shape {tuple(target.shape)}. "
                 "Drop num_samples and index for pixels."
             )
-        if index.shape != target.shape[:1] or index.is_floating_point() or index.dtype == torch.bool:
-            raise ValueError(
-                f"Expected an integer index of shape ({len(target)},), got {index.dtype} of shape {tuple(index.shape)}. "
-                "Pass the position of each sample in the base dataset."
-            )
-        if self.validate_args and bool(((index < 0) | (index >= self.num_samples)).any()):
-            raise ValueError(
-                f"Expected index in [0, {self.num_samples}), got {index.min().item()} to {index.max().item()}. "
-                "Pass num_samples=len(dataset) of the base dataset."
-            )
+        _check_positions(index, len(target), self.num_samples if self.validate_args else None)
+
+
+def _check_positions(index: Tensor, length: int, num_samples: int | None) -> None:
+    if index.shape != (length,) or index.is_floating_point() or index.dtype == torch.bool:
+        raise ValueError(
+            f"Expected an integer index of shape ({length},), got {index.dtype} of shape {tuple(index.shape)}. "
+            "Pass the position of each sample in the base dataset."
+        )
+    if num_samples is not None and bool(((index < 0) | (index >= num_samples)).any()):
+        raise ValueError(
+            f"Expected index in [0, {num_samples}), got {index.min().item()} to {index.max().item()}. "
+            "Pass num_samples=len(dataset) of the base dataset."
+        )
 
 
 class FlipRates(_FlipCounts):

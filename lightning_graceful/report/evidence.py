@@ -159,11 +159,6 @@ class Way:
 
     Raises:
         ValueError: If the name is empty or the time is negative.
-
-    Example:
-        >>> zeros, sure = np.zeros(2, np.int64), np.full(2, 0.9, np.float32)
-        >>> Way("pct", Predictions(np.arange(2), zeros, zeros, zeros, zeros, sure, sure), detail="lambda 1").name
-        'pct'
     """
 
     name: str

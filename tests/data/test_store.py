@@ -129,8 +129,10 @@ def test_read_returns_round_bit_for_bit(tmp_path, dtype):
 def test_special_floats_survive(tmp_path):
     logits = torch.tensor([[-0.0, float("-inf"), 1e-45, 3.4028235e38, 0.1]])
     cache = make(tmp_path, layout=RowLayout(5, dtype="float32"))
-    cache.write(torch.tensor([1]), Outputs(logits), None)
-    assert torch.equal(bits(cache.read(torch.tensor([1])).outputs.logits), bits(logits))
+    cache.write(torch.tensor([1]), Outputs(logits), None, torch.tensor([2**32 - 1]))
+    found = cache.read(torch.tensor([1]))
+    assert torch.equal(bits(found.outputs.logits), bits(logits))
+    assert found.input_hash.tolist() == [2**32 - 1]
 
 
 def test_parts_outside_the_layout_are_left_out(tmp_path):
@@ -148,6 +150,7 @@ def test_read_tensors_own_their_memory(tmp_path):
     found = cache.read(torch.arange(10))
     cache.close()
     for tensor in (*found.outputs, found.target_key, found.input_hash):
+        assert tensor.is_contiguous()
         tensor.zero_()
     assert_complete(tmp_path)
 
@@ -180,8 +183,8 @@ def test_holes_are_found_and_refused(tmp_path):
 
 def test_last_of_two_outputs_for_a_row_is_kept(tmp_path):
     cache = make(tmp_path)
-    cache.write(torch.tensor([3, 4, 3]), said(torch.tensor([0, 1, 2])), None)
-    assert torch.equal(cache.read(torch.tensor([3])).outputs.logits, said(torch.tensor([2])).logits)
+    cache.write(torch.tensor([3, 4] * 50), said(torch.arange(100)), None)
+    assert torch.equal(cache.read(torch.tensor([3, 4])).outputs.logits, said(torch.tensor([98, 99])).logits)
 
 
 @pytest.mark.parametrize("region", ["logits", "embedding", "padding", "target", "hash", "crc"])
@@ -207,6 +210,11 @@ def test_every_flipped_bit_of_the_manifest_is_noticed(tmp_path):
             OutputStore.open_existing(tmp_path)
 
 
+def test_crc_of_a_filled_row_is_never_zero(monkeypatch):
+    monkeypatch.setattr(rows.zlib, "crc32", lambda *args: 0)
+    assert rows.checksums(np.zeros((2, 24), dtype=np.uint8), np.arange(2), 0).tolist() == [1, 1]
+
+
 def test_moved_row_is_noticed(tmp_path):
     cache = make(tmp_path)
     fill(cache)
@@ -222,6 +230,13 @@ def test_shard_of_another_store_is_noticed(tmp_path):
     shutil.copy(tmp_path / "b/rows-00000.bin", tmp_path / "a/rows-00000.bin")
     cache.close()
     assert cache.verify().damaged_count == 10
+
+
+def test_shard_cut_after_opening_is_refused(tmp_path):
+    cache = make(tmp_path)
+    os.truncate(tmp_path / "rows-00000.bin", 100)
+    with pytest.raises(CacheError, match="Expected 480 bytes"):
+        cache.read(torch.tensor([0]))
 
 
 @pytest.mark.parametrize("damage", ["cut", "grown", "gone"])
@@ -323,6 +338,12 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
     assert_complete(tmp_path)
 
 
+def test_disk_that_takes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows.os, "pwrite", lambda file, data, offset: 0)
+    with pytest.raises(CacheError, match=os.strerror(errno.ENOSPC)):
+        fill(make(tmp_path))
+
+
 def test_manifest_without_hard_links(tmp_path, monkeypatch):
     monkeypatch.setattr(store.os, "link", refusing(errno.EPERM))
     fill(make(tmp_path))
@@ -360,7 +381,7 @@ def test_full_disk_keeps_what_was_written(tmp_path):
 
 
 def fill_until_killed(path, layout, ready):
-    cache = make(path, 1000, layout)
+    cache = make(path, 300, layout)
     ready.set()
     while True:
         fill(cache, batch=8)
@@ -370,7 +391,7 @@ def fill_until_killed(path, layout, ready):
 def test_killed_filler_is_resumed(tmp_path, moments):
     layout = RowLayout(logits=1500, dtype="float32")  # a row spans pages
     start = time.perf_counter()
-    fill(make(tmp_path / "timed", 1000, layout), batch=8)
+    fill(make(tmp_path / "timed", 300, layout), batch=8)
     needed, chance = time.perf_counter() - start, random.Random(moments)
     for moment in range(moments):
         path, ready = tmp_path / str(moment), fork.Event()
@@ -380,7 +401,7 @@ def test_killed_filler_is_resumed(tmp_path, moments):
         time.sleep(chance.random() * needed)
         process.kill()
         process.join()
-        with make(path, 1000, layout) as cache:
+        with make(path, 300, layout) as cache:
             assert cache.verify().damaged_count == 0
             fill(cache, cache.missing())
         assert_complete(path, layout)
@@ -420,6 +441,24 @@ def test_late_maker_checks_the_manifest_of_the_first(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "_publish", late)
     with pytest.raises(CacheError, match=r"fingerprint\.old: expected 'v1', got 'first'"):
         make(tmp_path)
+
+
+@pytest.mark.parametrize("num_rows", [10, 12])
+def test_late_maker_leaves_the_files_of_the_first(tmp_path, monkeypatch, num_rows):
+    create = rows.RowFiles.create
+
+    def late(files):
+        monkeypatch.setattr(rows.RowFiles, "create", create)
+        fill(make(tmp_path, num_rows))
+        create(files)
+
+    monkeypatch.setattr(rows.RowFiles, "create", late)
+    if num_rows == 10:
+        make(tmp_path)
+    else:
+        with pytest.raises(CacheError, match="num_rows: expected 10, got 12"):
+            make(tmp_path)
+    assert_complete(tmp_path)
 
 
 def keys_read(cache, index):

@@ -173,13 +173,21 @@ def test_copies_carry_the_state(num_samples):
 
 
 def test_counts_stay_exact_beyond_float32():
-    label = torch.tensor([0])
-    metric = NegativeFlipRate()
-    metric.update(label, label, label)
+    label, metric = torch.tensor([0]), NegativeFlipRate()
     metric.counts[1, 1, 0] = 2**24
+    metric.update(label, label, label)
     metric.update(label, label + 1, label)
-    assert metric.table.tolist() == [[0, 0], [1, 2**24]]
-    assert metric.compute().item() == 1 / (2**24 + 1)
+    assert metric.table.tolist() == [[0, 0], [1, 2**24 + 1]]
+    assert metric.compute().item() == 1 / (2**24 + 2)
+
+
+def test_state_made_in_inference_mode_can_be_used_outside():
+    inputs = random_inputs("labels")
+    with torch.inference_mode():
+        metric = NegativeFlipRate()
+        update(metric, inputs, slice(0, 50))
+    update(metric, inputs, slice(50, N))
+    assert metric.compute() == flip_rates(*inputs)["nfr"]
 
 
 def test_state_has_the_documented_size():
@@ -258,7 +266,11 @@ def test_ratios_of_counts_take_no_costs(key):
         ({"num_samples": 2}, {"index": LABELS - 1}, "got -1 to 0"),
         ({"num_samples": 2}, {"index": LABELS[:1]}, r"integer index of shape \(2,\), got torch.int64 of shape \(1,\)"),
         ({"num_samples": 2}, {"index": LABELS.float()}, "got torch.float32"),
-        ({"num_samples": 2}, {"index": LABELS, "weights": torch.ones(2)}, "Pass weighted=True beside num_samples"),
+        (
+            {"num_samples": 2},
+            {"index": LABELS, "weights": torch.ones(2)},
+            "no weights with num_samples, got some. Pass weighted=True",
+        ),
         ({"num_samples": 2}, {"target": torch.ones(2, 3, dtype=torch.int64), "index": LABELS}, "Drop num_samples"),
         ({}, {"weights": -torch.ones(2)}, "weights of at least 0"),
         ({}, {"target": LABELS.float()}, "target to hold integer labels"),

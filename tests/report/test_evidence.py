@@ -96,8 +96,9 @@ def test_rows_of_other_samples_are_refused(column):
 
 
 def test_repeated_seeds_do_not_narrow_the_interval():
-    once = predictions([0] * 8, [0] * 8, [1, 1, 0, 0, 0, 0, 0, 0])
-    thrice = predictions([0] * 24, [0] * 24, [1, 1, 0, 0, 0, 0, 0, 0] * 3, ids=[*range(8)] * 3, seed=[0] * 8 + [1] * 8 + [2] * 8)  # fmt: skip
+    new = [1, 1, 0, 0, 0, 0, 0, 0]
+    once = predictions([0] * 8, [0] * 8, new)
+    thrice = predictions([0] * 24, [0] * 24, new * 3, ids=[*range(8)] * 3, seed=np.repeat([0, 1, 2], 8))
     assert rate_interval(thrice.negative, thrice.id) == pytest.approx(rate_interval(once.negative, once.id))
 
 
@@ -138,7 +139,9 @@ def test_csv_errors_name_column_and_line(tmp_path):
     path.write_text("id,seed,target,old,new\n0,0,0,0,0\n")
     with pytest.raises(ValueError, match="missing: old_confidence, new_confidence"):
         Predictions.from_csv(path)
-    path.write_text("new_confidence,extra,id,seed,target,old,new,old_confidence\n.5,x,0,0,0,0,0,.5\n.5,x,1,0,cat,0,0,.5\n")
+    path.write_text(
+        "new_confidence,extra,id,seed,target,old,new,old_confidence\n.5,x,0,0,0,0,0,.5\n.5,x,1,0,cat,0,0,.5\n"
+    )
     with pytest.raises(ValueError, match=r"line 3: expected a number \(int\) in target, got 'cat'"):
         Predictions.from_csv(path)
 
