@@ -1,7 +1,7 @@
 """Replace a trained model without breaking what the old one got right.
 
-Public names resolve on first use (PEP 562), so that ``lightning_graceful.functional`` and ``lightning_graceful.metrics``
-load neither Lightning nor Hydra.
+Public names resolve on first use (PEP 562), so that ``lightning_graceful.functional`` and
+``lightning_graceful.metrics`` load neither Lightning nor Hydra.
 """
 
 import importlib
@@ -13,7 +13,7 @@ _HOME = {
     "BackwardErrorCompatibility": "metrics.flips",
     "BackwardTrustCompatibility": "metrics.flips",
     "Batch": "data.batch",
-    "CacheError": "data.store",
+    "CacheError": "data.rows",
     "ChurnRate": "metrics.flips",
     "FlipMonitor": "callbacks.flips",
     "FlipRates": "metrics.flips",
@@ -32,14 +32,14 @@ _HOME = {
     "make_graceful": "mixin",
     "register": "experiment.searchpath",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from lightning_graceful.callbacks.flips import FlipMonitor as FlipMonitor
     from lightning_graceful.callbacks.old_outputs import OldOutputCache as OldOutputCache
     from lightning_graceful.data.batch import Batch as Batch
     from lightning_graceful.data.batch import Outputs as Outputs
-    from lightning_graceful.data.store import CacheError as CacheError
+    from lightning_graceful.data.rows import CacheError as CacheError
     from lightning_graceful.data.store import OutputStore as OutputStore
     from lightning_graceful.experiment.searchpath import register as register
     from lightning_graceful.losses.distillation import FocalDistillationLoss as FocalDistillationLoss
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module that holds ``name`` the first time it is asked for."""
+    # The module that holds a name is imported the first time the name is asked for.
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
@@ -68,5 +68,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Names for completion, the lazy ones among them."""
+    # For completion, the lazy names among them.
     return sorted({*globals(), *__all__})

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
@@ -22,14 +21,17 @@ MEMORISED = 0.05
 
 
 class FlipMonitor(pl.Callback):
-    """Log ``val/nfr``, ``val/pfr``, ``val/relative_nfr``, ``val/nfi``, ``val/pfi``, ``val/btc``, ``val/bec``, ``val/churn``,
-    ``val/error_old`` and ``val/error_new`` (and ``test/...``) after each validation (test).
+    """Log flip rates after each validation and test.
 
-    ModelCheckpoint, EarlyStopping and sweeps can use them. Under DDP each sample counts once, however the sampler pads. The
-    new model's logits are read while its own ``validation_step`` runs; the old ones come from an OldOutputCache of the same
-    old model, else from the old model itself. ``train/old_correct`` is logged beside ``val/old_correct`` where a cache serves
-    the training data: a gap of over 5 points means that the old model has memorised what it was trained on (a warning says
-    so). With several olds the name is appended: ``val/nfr/v1``; with several loaders ``/dataloader_idx_1``.
+    The keys are ``val/nfr``, ``val/pfr``, ``val/relative_nfr``, ``val/nfi``, ``val/pfi``, ``val/btc``, ``val/bec``,
+    ``val/churn``, ``val/error_old`` and ``val/error_new``, and ``test/...`` likewise.
+
+    ModelCheckpoint, EarlyStopping and sweeps can use them. Under DDP each sample counts once, however the sampler pads.
+    The new model's logits are read while its own ``validation_step`` runs; the old ones come from an OldOutputCache of
+    the same old model, else from the old model itself. ``train/old_correct`` is logged beside ``val/old_correct`` where
+    a cache serves the training data: a gap of over 5 points means that the old model has memorised what it was trained
+    on (a warning says so). With several olds the name is appended: ``val/nfr/v1``; with several loaders
+    ``/dataloader_idx_1``.
 
     Args:
         old: The old model; several by name; None takes what the OldOutputCache serves.
@@ -51,10 +53,10 @@ class FlipMonitor(pl.Callback):
         batch: BatchAdapter | None = None,
         logits: str | None = None,
     ) -> None:
-        olds = {"": old} if old is None or isinstance(old, OldModel) else dict(old)
+        olds: dict[str, OldModel | None] = {"": old} if old is None or isinstance(old, OldModel) else {**old}
         if not olds or not all(value is None or isinstance(value, OldModel) for value in olds.values()):
             raise ValueError(f"Expected an OldModel, several by name, or None, got {old!r}: OldModel(model).")
-        self.olds: dict[str, OldModel | None] = olds
+        self.olds = olds
         first = next(iter(olds.values()))
         self._read_batch: BatchAdapter = batch or (default_batch if first is None else first.batch)
         self._logits_path = logits
@@ -184,9 +186,7 @@ class FlipMonitor(pl.Callback):
             return
         target = self._read_batch(batch).target
         if target is None:
-            raise RuntimeError(
-                "Expected a target in each batch to count flips, got none. Pass batch=lambda b: Batch(x, y)."
-            )
+            raise RuntimeError("Expected a target in each batch, got none. Pass batch=lambda b: Batch(inputs, target).")
         samples = None if self._tracker is None else self._tracker.samples(batch)
         olds = {name: self._old_logits(name, trainer, pl_module, batch) for name in self.olds}
         classes = next(iter(olds.values())).shape[1]

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from rich.console import Console
 from torch.utils.data import DataLoader
@@ -22,19 +21,20 @@ Fill = Literal["ahead", "lazy", "never"]
 class OldOutputCache(pl.Callback):
     """Set ``pl_module.old_outputs`` before each step, from a store on disk that is keyed by sample.
 
-    Drop-in: dataset, DataLoader, DataModule and LightningModule stay as they are. Which samples are in a batch is learnt at
-    the sampler. The store belongs to the old model's weights and to the bytes of a few probe samples: other weights, another
-    dataset or transform begin another store. A stored row costs ``classes * bytes of dtype`` plus 16 bytes. ``sample_index``
-    on the module is the key of each sample in the batch.
+    Drop-in: dataset, DataLoader, DataModule and LightningModule stay as they are. Which samples are in a batch is
+        learnt at
+    the sampler. The store belongs to the old model's weights and to the bytes of a few probe samples: other weights,
+    another dataset or transform begin another store. A stored row costs ``classes * bytes of dtype`` plus 16 bytes.
+    ``sample_index`` on the module is the key of each sample in the batch.
 
-    With ``limit_*_batches``, ``overfit_batches`` or ``fast_dev_run`` the cache fills lazily. Where the samples of a batch
-    cannot be known for certain, the old model runs live, with one warning.
+    With ``limit_*_batches``, ``overfit_batches`` or ``fast_dev_run`` the cache fills lazily. Where the samples of a
+    batch cannot be known for certain, the old model runs live, with one warning.
 
     Args:
         old: The old model; None reads only: a row that is missing is an error.
         cache_dir: Folder of the stores; many runs may share it at once.
-        fill: ``"ahead"``: compute missing rows when a stage starts, then free the old model's device memory; ``"lazy"``:
-            compute on a miss; ``"never"``: run the old model live and store nothing.
+        fill: ``"ahead"``: compute missing rows when a stage starts, then free the old model's device memory;
+            ``"lazy"``: compute on a miss; ``"never"``: run the old model live and store nothing.
         dtype: Precision of stored rows: ``"float16"``, ``"bfloat16"`` or ``"float32"`` (bit for bit).
         views: Stored views of a sample; this version keeps one, of samples without random transforms.
 
@@ -175,8 +175,8 @@ class OldOutputCache(pl.Callback):
     def _live(self, pl_module: pl.LightningModule, batch: Any) -> Outputs:
         if self.old is None:
             raise CacheError(
-                "Expected to know the samples of each batch, since there is no old model to run (read only), but the loader's "
-                "samples cannot be followed. Give the old model: OldOutputCache(old, cache_dir)."
+                "Expected to know the samples of each batch, since there is no old model to run (read only), but this "
+                "loader's cannot be followed. Give the old model: OldOutputCache(old, cache_dir)."
             )
         if self.fill != "never":
             self._tell("its batches are combined from several loaders, or its iterator is not ours")
@@ -188,8 +188,9 @@ class OldOutputCache(pl.Callback):
         raw = read(samples.batch)
         if batch_size(raw) != len(samples.position):
             raise RuntimeError(
-                f"Expected a batch of the {len(samples.position)} samples that the sampler drew, got {batch_size(raw)}: the collate "
-                'function drops or adds samples. Run the old model live: OldOutputCache(old, cache_dir, fill="never").'
+                f"Expected a batch of the {len(samples.position)} samples that the sampler drew, got {batch_size(raw)}: "
+                "the collate function drops or adds samples. Run the old model live: "
+                'OldOutputCache(old, cache_dir, fill="never").'
             )
         return self._stores.read_or_compute(samples, raw.target, batch)
 
@@ -205,7 +206,7 @@ class OldOutputCache(pl.Callback):
             )
 
 
-def _is_limited(trainer: pl.Trainer) -> bool:
+def _is_limited(trainer: Any) -> bool:
     limits = {
         "train": trainer.limit_train_batches,
         "validate": trainer.limit_val_batches,

@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_graceful.data.batch import BatchAdapter, Outputs
 from lightning_graceful.data.identity import BaseSamples, Samples, base_samples
+from lightning_graceful.data.manifest import nearest, store_path
 from lightning_graceful.data.probe import content_hash, probe_batch, seeded
 from lightning_graceful.data.rows import CacheError, Dtype, RowLayout
-from lightning_graceful.data.store import OutputStore, nearest, store_path
+from lightning_graceful.data.store import OutputStore
 from lightning_graceful.models.old_model import OldModel
 
 Deliver = Callable[[Any], Any]
@@ -70,7 +71,7 @@ class DatasetStores:
         """
         for part in _whole(loader.dataset):
             if id(part.dataset) not in self._opened:
-                offset = sum(len(opened.dataset) for opened in self._opened.values())  # type: ignore[arg-type]
+                offset = sum(opened.store.num_rows for opened in self._opened.values())
                 store = self._open(loader, part.dataset, console)
                 self._opened[id(part.dataset)] = _Opened(part.dataset, store, offset)
 
@@ -218,8 +219,8 @@ class DatasetStores:
         remedy = 'Store outputs of samples without random transforms, or run the old model live: fill="never".'
         if content_hash(first) != content_hash(second):
             raise CacheError(
-                "Expected a sample to be the same each time it is fetched (views=1), but the dataset or its collate function "
-                f"is random: a stored output would belong to another view. {remedy}"
+                "Expected a sample to be the same each time it is fetched (views=1), but the dataset or its collate "
+                f"function is random: a stored output would belong to another view. {remedy}"
             )
         delivered = []
         for seed in (0, 1):
@@ -227,13 +228,13 @@ class DatasetStores:
                 delivered.append(content_hash(self._deliver(first)))
         if delivered[0] != delivered[1]:
             raise CacheError(
-                "Expected a batch to be the same each time it is moved to the device (views=1), but a batch transfer hook such "
-                f"as on_after_batch_transfer is random. {remedy}"
+                "Expected a batch to be the same each time it is moved to the device (views=1), but a batch transfer hook "
+                f"such as on_after_batch_transfer is random. {remedy}"
             )
 
 
 def _read_only(cache_dir: Path, fingerprint: dict[str, Any]) -> OutputStore:
-    """Find the one store of this dataset, whatever the old model was."""
+    # Find the one store of this dataset, whatever the old model was.
     found = []
     for manifest in sorted(cache_dir.glob("*/manifest.json")):
         store = OutputStore.open_existing(manifest.parent)
@@ -263,10 +264,10 @@ def _whole(dataset: Dataset[Any]) -> list[BaseSamples]:
 
 
 def _in_order(loader: DataLoader[Any], dataset: Dataset[Any], rows: Tensor) -> Iterator[tuple[Tensor, Any]]:
-    chunks = list(rows.split(loader.batch_size or FILL_BATCH))
+    chunks = torch.split(rows, loader.batch_size or FILL_BATCH)
     filling: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=[chunk.tolist() for chunk in chunks],  # type: ignore[arg-type]
+        batch_sampler=[chunk.tolist() for chunk in chunks],
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,
         multiprocessing_context=loader.multiprocessing_context,
@@ -302,7 +303,7 @@ def _rows_of(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
 
 
 def _scatter(parts: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:
-    """Put the rows of several stores into the order of the batch, in float32."""
+    # Put the rows of several stores into the order of the batch, in float32.
     first = parts[0][1]
     if first is None:
         return None

@@ -96,8 +96,8 @@ def digits() -> ImageArrays:
 def fashion_mnist(folder: str | Path | None = None) -> tuple[ImageArrays, ImageArrays]:
     """Load the complete Fashion-MNIST: 60,000 and 10,000 images of 28x28 pixels (Xiao et al., 2017, MIT).
 
-    The four IDX files are looked for in ``folder``; without one, where Debian's package ``dataset-fashion-mnist`` puts them,
-    else in a cache folder, into which they are downloaded. Their bytes are compared with known SHA-256 sums.
+    The four IDX files are looked for in ``folder``; without one, where Debian's package ``dataset-fashion-mnist`` puts
+    them, else in a cache folder, into which they are downloaded. Their bytes are compared with known SHA-256 sums.
 
     Args:
         folder: Where the four ``.gz`` files are.
@@ -132,7 +132,7 @@ def _find(folder: Path | None) -> Path:
             _download(name, cache)
     except OSError as error:
         raise FileNotFoundError(
-            f"Expected Fashion-MNIST in {' or '.join(map(str, places))}, found it in neither, and the download failed ({error}). "
+            f"Expected Fashion-MNIST in {' or '.join(map(str, places))}, found none; its download failed ({error}). "
             "On Debian: apt-get install dataset-fashion-mnist. Elsewhere: data.folder=FOLDER with its four .gz files."
         ) from error
     return cache
@@ -143,14 +143,14 @@ def _download(name: str, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     # Renamed when complete: a stopped download leaves no file that looks whole.
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
-        with urllib.request.urlopen(DOWNLOAD_FROM + name, timeout=DOWNLOAD_TIMEOUT) as response:  # noqa: S310
-            shutil.copyfileobj(response, part)
+    source = urllib.request.urlopen(DOWNLOAD_FROM + name, timeout=DOWNLOAD_TIMEOUT)
+    with source, tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
+        shutil.copyfileobj(source, part)
     Path(part.name).replace(folder / name)
 
 
 def _read_idx(path: Path, checksum: str) -> NDArray[np.uint8]:
-    """Read an IDX file: big-endian header (byte 3 = dimensions, one uint32 each), then uint8."""
+    # Read an IDX file: big-endian header (byte 3 = dimensions, one uint32 each), then uint8.
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:

@@ -1,8 +1,8 @@
 """Which samples are in this batch: learnt from the sampler of a DataLoader, with no edit of the user's code.
 
-The one file that touches the privates of ``torch.utils.data.DataLoader``. ``track`` gives a loader a subclass of its own
-class in which the sampler is recorded as it is drawn from and each batch is paired with what was recorded for it. Dataset,
-collate function, workers and the order of batches stay as they were.
+The one file that touches the privates of ``torch.utils.data.DataLoader``. ``track`` gives a loader a subclass of its
+own class in which the sampler is recorded as it is drawn from and each batch is paired with what was recorded for it.
+Dataset, collate function, workers and the order of batches stay as they were.
 """
 
 from collections import deque
@@ -98,7 +98,7 @@ def track(loader: DataLoader[Any]) -> None:
 def untrack(loader: DataLoader[Any]) -> None:
     """Give a loader its own class back."""
     if isinstance(loader, _Tracked):
-        loader.__class__ = loader._user_class
+        loader.__class__ = loader._user_class  # type: ignore[assignment]
         loader.__dict__.pop("_drawn", None)
 
 
@@ -122,7 +122,7 @@ class TrackedIterator:
         return self
 
     def __next__(self) -> Any:
-        """Return the next batch of the loader and remember its samples."""
+        """Return the next batch of the loader, after its samples were noted."""
         batch = next(self._inner)
         self._handed_out.append(Samples(self._loader.dataset, _positions(self._drawn.popleft()), batch))
         return batch
@@ -182,7 +182,7 @@ def _look_through(dataset: Dataset[Any], position: Tensor, row: Tensor) -> Itera
     elif isinstance(dataset, ConcatDataset):
         ends = torch.tensor(dataset.cumulative_sizes)
         part_of = torch.bucketize(position, ends, right=True)
-        for number in part_of.unique().tolist():
+        for number in torch.unique(part_of).tolist():
             chosen = part_of == number
             before = int(ends[number - 1]) if number else 0
             yield from _look_through(dataset.datasets[number], position[chosen] - before, row[chosen])
@@ -196,8 +196,8 @@ def _positions(drawn: Any) -> Tensor:
         return torch.tensor([int(position) for position in drawn], dtype=torch.int64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected a sampler that yields integer positions, got {drawn[:3]}. Let the sampler yield positions, or run the "
-            'old model live: OldOutputCache(old, cache_dir, fill="never").'
+            f"Expected a sampler that yields integer positions, got {drawn[:3]}. Let it yield positions, or run "
+            'the old model live: OldOutputCache(old, cache_dir, fill="never").'
         ) from error
 
 

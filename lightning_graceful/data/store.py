@@ -5,14 +5,9 @@ created sparse. The place of row ``i`` follows from ``i``, so processes may fill
 what a killed one wrote is kept. For POSIX systems; no pickle, nothing in memory that grows with the data set.
 """
 
-import hashlib
 import json
-import os
-import reprlib
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -23,14 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_graceful.data.batch import Outputs
+from lightning_graceful.data.manifest import MANIFEST, Manifest, canonical, load_manifest, publish
 from lightning_graceful.data.rows import CacheError as CacheError
-from lightning_graceful.data.rows import RowFiles, checked_part, checksums, decode, disk, encode, name_rows
 from lightning_graceful.data.rows import RowLayout as RowLayout
 from lightning_graceful.data.rows import Rows as Rows
+from lightning_graceful.data.rows import checked_part, checksums, decode, encode, name_rows
 from lightning_graceful.data.rows import target_key as target_key
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 SHARD_BYTES = 256 * 2**20
 SCAN_BYTES = 16 * 2**20  # what a scan of the whole store holds at a time
 MAX_DAMAGED = 1000
@@ -79,7 +73,7 @@ class OutputStore:
         ([1, 3], [[3.0, 4.0]])
     """
 
-    def __init__(self, path: Path, manifest: "_Manifest", *, read_only: bool) -> None:
+    def __init__(self, path: Path, manifest: "Manifest", *, read_only: bool) -> None:
         self.path = path
         self.read_only = read_only
         self.fingerprint = manifest.fingerprint
@@ -87,7 +81,7 @@ class OutputStore:
         self.layout = manifest.layout
         self._files = manifest.files(path)
         # Rows of a store with another fingerprint fail their CRC, should their files ever land here.
-        self._seed = zlib.crc32(_canonical(manifest.fingerprint))
+        self._seed = zlib.crc32(canonical(manifest.fingerprint))
 
     @classmethod
     def open(
@@ -119,11 +113,11 @@ class OutputStore:
         if num_rows < 1:
             raise ValueError(f"Expected num_rows >= 1, got {num_rows}. Pass the length of the base dataset.")
         rows_per_shard = max(1, SHARD_BYTES // layout.nbytes)
-        expected = _Manifest(json.loads(_canonical(fingerprint)), num_rows, layout, rows_per_shard)
+        expected = Manifest(json.loads(canonical(fingerprint)), num_rows, layout, rows_per_shard)
         if not read_only and not (Path(path) / MANIFEST).exists():
             # The manifest comes last: whoever finds one finds the files whole.
             expected.files(Path(path)).create()
-            _publish(Path(path), expected.to_json())
+            publish(Path(path), expected.to_json())
         return cls._checked(Path(path), expected, read_only=read_only)
 
     @classmethod
@@ -143,8 +137,8 @@ class OutputStore:
         return cls._checked(Path(path), None, read_only=True)
 
     @classmethod
-    def _checked(cls, path: Path, expected: "_Manifest | None", *, read_only: bool) -> "OutputStore":
-        found = _load(path)
+    def _checked(cls, path: Path, expected: "Manifest | None", *, read_only: bool) -> "OutputStore":
+        found = load_manifest(path)
         if expected is not None:
             found.refuse_other(expected, path)
         found.files(path).check()
@@ -325,136 +319,6 @@ class OutputStore:
                 "reordered (by a collate function?), or the dataset changed, or the dtype of its targets: keep the "
                 "sampler's order, or use a new store."
             )
-
-
-def nearest(cache_dir: Path | str, fingerprint: Mapping[str, Any]) -> tuple[Path, list[str]] | None:
-    """Find the store that shares most parts of a fingerprint, to say why a new one is needed.
-
-    Args:
-        cache_dir: The directory of the stores; directories in it that are no sound store are passed over.
-        fingerprint: What the outputs depend on.
-
-    Returns:
-        Its path and the sorted names of the parts that differ; None where no store shares a part.
-
-    Example:
-        >>> nearest("no/such/place", {"old": "v1"}) is None
-        True
-    """
-    wanted: dict[str, Any] = json.loads(_canonical(fingerprint))
-    best: tuple[int, Path, list[str]] | None = None
-    for file in sorted(Path(cache_dir).glob(f"*/{MANIFEST}")):
-        try:
-            found = _load(file.parent).fingerprint
-        except (CacheError, OSError):
-            continue
-        differing = _differing(wanted, found)
-        shared = len(wanted.keys() | found.keys()) - len(differing)
-        if shared > (best[0] if best else 0):
-            best = shared, file.parent, differing
-    return best[1:] if best else None
-
-
-def store_path(cache_dir: Path | str, fingerprint: Mapping[str, Any]) -> Path:
-    """Name the directory of a store.
-
-    Args:
-        cache_dir: The directory of all stores.
-        fingerprint: What the outputs depend on: names and JSON values.
-
-    Returns:
-        ``cache_dir`` and 16 hexadecimal digits of the fingerprint's SHA-256.
-
-    Example:
-        >>> store_path("old_outputs", {"old": "v1"}).as_posix()
-        'old_outputs/8c7482aee42e3032'
-    """
-    return Path(cache_dir) / hashlib.sha256(_canonical(fingerprint)).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class _Manifest:
-    """What ``manifest.json`` says; it is written once and never changed."""
-
-    fingerprint: dict[str, Any]
-    num_rows: int
-    layout: RowLayout
-    rows_per_shard: int
-
-    def files(self, path: Path) -> RowFiles:
-        return RowFiles(path, self.num_rows, self.layout.nbytes, self.rows_per_shard)
-
-    def to_json(self) -> str:
-        body = {"format": FORMAT, **asdict(self)}
-        return json.dumps({**body, "crc32": zlib.crc32(_canonical(body))}, indent=1, sort_keys=True)
-
-    def refuse_other(self, expected: "_Manifest", path: Path) -> None:
-        wanted, found = expected.parts(), self.parts()
-        wrong = [
-            f"{part}: expected {reprlib.repr(wanted.get(part))}, got {reprlib.repr(found.get(part))}"
-            for part in _differing(wanted, found)
-        ]
-        if wrong:
-            raise CacheError(f"Another store is in {path}. {'; '.join(wrong)}. Use another directory or delete it.")
-
-    def parts(self) -> dict[str, Any]:
-        named = {f"fingerprint.{name}": value for name, value in self.fingerprint.items()}
-        layout = {f"layout.{name}": value for name, value in asdict(self.layout).items()}
-        return {**named, **layout, "num_rows": self.num_rows}
-
-
-def _load(path: Path) -> _Manifest:
-    file = path / MANIFEST
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"Expected a store of old outputs in {path}, got no {MANIFEST} there. "
-            "Check the path, or fill the store first (OldOutputCache with an old model)."
-        )
-    altered = f"Expected a sound {file}, got an altered one. Delete the directory and fill it again."
-    try:
-        body = json.loads(file.read_bytes())
-        version, crc = body["format"], body.pop("crc32", None)
-        sound = crc == zlib.crc32(_canonical(body))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CacheError(altered) from error
-    if version != FORMAT:
-        raise CacheError(
-            f"Expected a store of format {FORMAT}, got format {version!r} in {file}. "
-            "Use the version of lightning-graceful that wrote it, or delete the directory and fill it again."
-        )
-    if not sound:
-        raise CacheError(altered)
-    return _Manifest(body["fingerprint"], body["num_rows"], RowLayout(**body["layout"]), body["rows_per_shard"])
-
-
-def _publish(path: Path, text: str) -> None:
-    draft = path / f".{MANIFEST}.{uuid.uuid4().hex}"
-    with disk(f"write {path / MANIFEST}"):
-        try:
-            with draft.open("x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(draft, path / MANIFEST)
-            except FileExistsError:
-                pass  # another process was first; its manifest is checked like any that is found
-            except OSError:  # a file system without hard links
-                draft.replace(path / MANIFEST)
-        finally:
-            draft.unlink(missing_ok=True)
-
-
-def _canonical(value: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"Expected a fingerprint of JSON values, got {reprlib.repr(value)}: {error}.") from error
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    absent = object()
-    return sorted(name for name in one.keys() | other.keys() if one.get(name, absent) != other.get(name, absent))
 
 
 def _one_a_row(name: str, values: Tensor, length: int) -> Tensor:

@@ -124,7 +124,7 @@ class Bench:
         )
 
     def _select(self, seed: _Seed, name: str) -> float:
-        """Choose a weight on validation data: the lowest NFR at a bearable price in error."""
+        # Choose a weight on validation data: the lowest NFR at a bearable price in error.
         allowed = self._plain_val["val/error_new"] + self._cfg.select.max_error_increase
         tried = {weight: self._train(seed, name, weight).val for weight in self._grid}
         bearable = {weight: val for weight, val in tried.items() if val["val/error_new"] <= allowed}

@@ -102,7 +102,7 @@ class OldDataModule(pl.LightningDataModule):
 
 
 class DigitsDataModule(UpdateDataModule):
-    """Digits in nested, stratified folds: seed ``k`` tests on fold ``k``, so that ``folds`` seeds test every sample once.
+    """Digits in stratified folds: seed ``k`` tests on fold ``k``, so that ``folds`` seeds test every sample once.
 
     Args:
         folds: Number of folds.
@@ -127,7 +127,7 @@ class DigitsDataModule(UpdateDataModule):
 
 
 class FashionMNISTDataModule(UpdateDataModule):
-    """Fashion-MNIST: 50,000 to train, 10,000 to choose (stratified, one split for all seeds), the 10,000 test images once.
+    """Fashion-MNIST: 50,000 to train, 10,000 to choose (stratified, one split for all seeds), 10,000 to test once.
 
     Args:
         folder: Where the four IDX files are; None looks where Debian puts them, then downloads.

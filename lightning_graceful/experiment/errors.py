@@ -44,7 +44,7 @@ def reported(job: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Resu
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Look behind Hydra's InstantiationException at what the constructor raised."""
+    # Look behind Hydra's InstantiationException at what the constructor raised.
     from hydra.errors import InstantiationException
 
     return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error

@@ -27,7 +27,8 @@ def conf_dir() -> Path:
 def register() -> None:
     """Offer the groups ``losses``, ``callbacks`` and ``old`` to any Hydra application in this process.
 
-    Installed from a wheel, Hydra finds the plugin by itself; some kinds of editable install hide it, and this call does it.
+    Installed from a wheel, Hydra finds the plugin by itself; some kinds of editable install hide it, and this call does
+    it.
 
     Example:
         >>> register()

@@ -52,7 +52,8 @@ def obtain_old(cfg: DictConfig, data: UpdateDataModule, directory: Path, seed: i
     """Load the old model, or train it first.
 
     Args:
-        cfg: The job's config; ``cfg.old`` holds a ``_target_`` that gives an OldModel, or a model and epochs to train it.
+        cfg: The job's config; ``cfg.old`` holds a ``_target_`` that gives an OldModel, or a model and epochs to train
+            it.
         data: The update's data, of which the old model sees a part.
         directory: Where the checkpoint and the log of its training go.
         seed: Of its weights and batches.
@@ -147,10 +148,10 @@ def _trainer(
 
 
 def _with_old(node: DictConfig, old: OldModel | None) -> Any:
-    """Build a callback; one that asks for the old model gets the one that is at hand."""
+    # Build a callback; one that asks for the old model gets the one that is at hand.
     if "old" not in node:
         return instantiate(node, _convert_="all")
-    rest = OmegaConf.masked_copy(node, [key for key in node if key != "old"])
+    rest = OmegaConf.masked_copy(node, [str(key) for key in node if key != "old"])
     rest._set_parent(node._get_parent())
     return instantiate(rest, _partial_=True, _convert_="all")(old=old)
 
@@ -168,7 +169,7 @@ def _loggers(cfg: DictConfig, directory: Path, name: str) -> list[Any]:
 
 
 def _finish(trainer: pl.Trainer) -> None:
-    """End the W&B run that this job began: the next one in this process would continue it."""
+    # End the W&B run that this job began: the next one in this process would continue it.
     wandb = sys.modules.get("wandb")
     if trainer.is_global_zero and wandb is not None and wandb.run is not None:
         wandb.finish()

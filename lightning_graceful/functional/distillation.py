@@ -29,16 +29,18 @@ def focal_distillation_loss(
 
     .. math:: \frac1N \sum_i (\alpha + \beta\,[i \in \text{focus}])\, D(\text{new}_i, \text{old}_i)
 
-    ``kind="kl"``: :math:`D = \tau^2\,\mathrm{KL}(\mathrm{softmax}(\text{old}/\tau)\,\|\,\mathrm{softmax}(\text{new}/\tau))`.
+    ``kind="kl"``: :math:`D =
+        \tau^2\,\mathrm{KL}(\mathrm{softmax}(\text{old}/\tau)\,\|\,\mathrm{softmax}(\text{new}/\tau))`.
     The paper's eq. 8 has no :math:`\tau^2`, without which the term is inert at its :math:`\tau = 100`.
-    ``kind="logit"``: :math:`D = \frac12 \lVert \text{new} - \text{old} \rVert^2`, divided by the number of classes unless
+    ``kind="logit"``: :math:`D = \frac12 \lVert \text{new} - \text{old} \rVert^2`, divided by the number of classes
+        unless
     ``class_reduction="sum"``, which is the paper's literal eq. 9.
 
     Note:
         Scale. At :math:`\tau = 100` the KL term is nearly half the *mean* squared difference of centred logits, so both
         kinds have one scale with ``class_reduction="mean"`` and a weight of 1 is a sensible start. With ``"sum"`` the
-        gradient is ``C`` times larger: at weight 1, with ``alpha + beta = 6``, training diverged on Fashion-MNIST (error 90 %).
-        A weight for ``"sum"`` is a weight for ``"mean"`` divided by ``C``.
+        gradient is ``C`` times larger: at weight 1, with ``alpha + beta = 6``, training diverged on Fashion-MNIST
+        (error 90 %). A weight for ``"sum"`` is a weight for ``"mean"`` divided by ``C``.
 
     Classes that the old model never knew carry ``-inf`` in ``old_logits``: the distance is taken over the known ones.
 
@@ -50,8 +52,8 @@ def focal_distillation_loss(
         beta: Extra weight of the samples in focus.
         kind: Distance of two rows of logits.
         temperature: :math:`\tau` of ``kind="kl"``.
-        focus: ``"old_correct"``: the old model is right; ``"neg_flip"``: and the new one is not; ``"new_incorrect"``: the
-            new one is wrong; ``"all"``: every sample.
+        focus: ``"old_correct"``: the old model is right; ``"neg_flip"``: and the new one is not; ``"new_incorrect"``:
+            the new one is wrong; ``"all"``: every sample.
         class_reduction: How ``kind="logit"`` reduces over classes.
         reduction: ``"mean"`` over the batch, or ``"none"`` for one value a sample.
 
@@ -85,7 +87,8 @@ def new_error_loss(new_logits: Tensor, old_logits: Tensor, target: Tensor, *, re
 
     .. math:: \frac1N \sum_i [\text{old}_i \text{ right}]\, \mathrm{CE}(\text{new}_i, y_i)
 
-    Also the *new-error dissonance* of Bansal et al. (AAAI 2019). The mean is over all N samples, not over the right ones.
+    Also the *new-error dissonance* of Bansal et al. (AAAI 2019). The mean is over all N samples, not over the right
+    ones.
 
     Args:
         new_logits: Scores of the model in training, floating, shape ``(N, C)``.
@@ -110,10 +113,11 @@ def new_error_loss(new_logits: Tensor, old_logits: Tensor, target: Tensor, *, re
 
 
 def _softened_kl(new: Tensor, old: Tensor, temperature: float) -> Tensor:
-    """KL(old || new) times the squared temperature, per sample, exact where the two are close.
+    """Return KL(old || new) times the squared temperature, per sample, exact where the two are close.
 
     At a high temperature the divergence is a small number left over from the cancellation of large ones. With d the
-    difference of the softened logits, x = d - E_old[d], it is log E_old[exp(x)], and E_old[x] = 0 can be taken out before the sum.
+    difference of the softened logits, x = d - E_old[d], it is log E_old[exp(x)], and E_old[x] = 0 can be taken out
+    before the sum.
     """
     known = torch.isfinite(old)
     log_p = F.log_softmax(old / temperature, dim=-1)
@@ -135,7 +139,7 @@ def _squared_difference(new: Tensor, old: Tensor, class_reduction: str) -> Tenso
 
 
 def _in_focus(new: Tensor, old: Tensor, target: Tensor, focus: Focus) -> Tensor:
-    """One where a sample gets the extra weight, else zero, shape (N,)."""
+    # One where a sample gets the extra weight, else zero, shape (N,).
     old_right, new_wrong = old.argmax(-1) == target, new.argmax(-1) != target
     masks = {
         "old_correct": old_right,
@@ -160,7 +164,7 @@ def _check_option(name: str, value: str, allowed: object) -> None:
 
 
 def _check_logits(new: Tensor, old: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Refuse what cannot be compared; return both in float32, or float64 where the new ones are."""
+    # Refuse what cannot be compared; return both in float32, or float64 where the new ones are.
     if new.ndim != 2 or old.ndim != 2 or len(new) != len(old) or target.shape != new.shape[:1]:
         raise ValueError(
             "Expected new_logits (N, C), old_logits (N, C) and target (N,), "

@@ -8,11 +8,14 @@ from lightning_graceful.functional.distillation import Focus, Kind, focal_distil
 
 
 class FocalDistillationLoss(nn.Module):
-    """Distil the old model, most where it was right; see :func:`~lightning_graceful.functional.focal_distillation_loss`.
+    """Distil the old model, most where it was right.
 
-    The default (KL at temperature 100, alpha 1, beta 5) is the paper's with the factor that makes its scale independent of
-    temperature and number of classes. ``kind="logit", class_reduction="sum"`` is the paper's literal eq. 9: at weight 1 it
-    diverged on Fashion-MNIST (error 90 %); divide the weight by the number of classes, or leave the default.
+    See :func:`~lightning_graceful.functional.focal_distillation_loss` for the formula.
+
+    The default (KL at temperature 100, alpha 1, beta 5) is the paper's with the factor that makes its scale independent
+    of temperature and number of classes. ``kind="logit", class_reduction="sum"`` is the paper's literal eq. 9: at
+    weight 1 it diverged on Fashion-MNIST (error 90 %); divide the weight by the number of classes, or leave the
+    default.
 
     Args:
         alpha: Weight of every sample.
@@ -69,8 +72,9 @@ class FocalDistillationLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Show the options in ``print(loss)``."""
-        return f"alpha={self.alpha}, beta={self.beta}, kind={self.kind!r}, temperature={self.temperature}, focus={self.focus!r}"
+        """Return the options, for ``print(loss)``."""
+        options = {"alpha": self.alpha, "beta": self.beta, "kind": self.kind, "temperature": self.temperature}
+        return ", ".join(f"{name}={value!r}" for name, value in {**options, "focus": self.focus}.items())
 
 
 class NewErrorLoss(nn.Module):

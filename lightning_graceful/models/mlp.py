@@ -1,6 +1,7 @@
 """A multilayer perceptron for experiments on small images."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ class MLP(nn.Module):
     def __init__(self, in_features: int, num_classes: int, *, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
         widths = (in_features, *hidden)
-        layers = [layer for pair in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(*pair), nn.ReLU())]
+        layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
         self.body = nn.Sequential(nn.Flatten(), *layers)
         self.fc = nn.Linear(widths[-1], num_classes)
 

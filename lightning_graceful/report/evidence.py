@@ -323,6 +323,10 @@ def _difference(way: Way, plain: Way, column: str) -> Interval:
     rows, plain_rows = aligned_rows(way, plain)
     ours, theirs = getattr(way.predictions, column)[rows], getattr(plain.predictions, column)[plain_rows]
     said = way.predictions
+    if len(rows) and np.array_equal(ours, theirs):
+        # No sample differs, which no variance tells from certainty: the bounds are those of 0 in so many samples.
+        most = float(wilson_interval(np.array(0), np.array(len(np.unique(said.id))))[1])
+        return Interval(0.0, -most, most)
     return clustered_difference_interval(ours.astype(np.float64) - theirs, said.seed[rows], said.id[rows])
 
 

@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_graceful.data import rows, store
+from lightning_graceful.data import manifest, rows, shards, store
 from lightning_graceful.data.batch import Outputs
-from lightning_graceful.data.store import CacheError, OutputStore, RowLayout, nearest, store_path, target_key
+from lightning_graceful.data.manifest import nearest, store_path
+from lightning_graceful.data.rows import CacheError, RowLayout, target_key
+from lightning_graceful.data.store import OutputStore
 
 LAYOUT = RowLayout(logits=5, embedding=2, dtype="float32")  # 28 bytes, 4 of padding, 8 target, 4 hash, 4 CRC
 PRINT = {"old": "v1", "classes": ["cat", "dog"], "length": 10}
@@ -308,7 +310,7 @@ def test_no_store_is_made_for_reading(tmp_path):
 
 @pytest.mark.parametrize(("call", "number"), [("open", errno.EROFS), ("ftruncate", errno.ENOSPC)])
 def test_disk_that_refuses_a_new_store(tmp_path, monkeypatch, call, number):
-    monkeypatch.setattr(rows.os, call, refusing(number))
+    monkeypatch.setattr(shards.os, call, refusing(number))
     with pytest.raises(CacheError, match=rf"make a store of 480 bytes .*{os.strerror(number)}.*Free space"):
         make(tmp_path / "new")
 
@@ -317,7 +319,7 @@ def test_disk_that_refuses_a_new_store(tmp_path, monkeypatch, call, number):
 def test_disk_that_refuses_rows(tmp_path, monkeypatch, call, number):
     cache = make(tmp_path)
     fill(cache, torch.arange(5))
-    monkeypatch.setattr(rows.os, call, refusing(number))
+    monkeypatch.setattr(shards.os, call, refusing(number))
     with pytest.raises(CacheError, match=rf"write 96 bytes .*{os.strerror(number)}"):
         fill(cache, torch.tensor([7, 8]))
     monkeypatch.undo()
@@ -333,19 +335,19 @@ def refusing(number):
 
 def test_short_writes_are_continued(tmp_path, monkeypatch):
     pwrite = os.pwrite
-    monkeypatch.setattr(rows.os, "pwrite", lambda file, data, offset: pwrite(file, data[:5], offset))
+    monkeypatch.setattr(shards.os, "pwrite", lambda file, data, offset: pwrite(file, data[:5], offset))
     fill(make(tmp_path))
     assert_complete(tmp_path)
 
 
 def test_disk_that_takes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows.os, "pwrite", lambda file, data, offset: 0)
+    monkeypatch.setattr(shards.os, "pwrite", lambda file, data, offset: 0)
     with pytest.raises(CacheError, match=os.strerror(errno.ENOSPC)):
         fill(make(tmp_path))
 
 
 def test_manifest_without_hard_links(tmp_path, monkeypatch):
-    monkeypatch.setattr(store.os, "link", refusing(errno.EPERM))
+    monkeypatch.setattr(manifest.os, "link", refusing(errno.EPERM))
     fill(make(tmp_path))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["manifest.json", "rows-00000.bin"]
 
@@ -431,28 +433,28 @@ def test_two_processes_make_and_fill_one_store(tmp_path, monkeypatch):
 
 
 def test_late_maker_checks_the_manifest_of_the_first(tmp_path, monkeypatch):
-    publish = store._publish
+    publish = store.publish
 
     def late(path, text):
-        monkeypatch.setattr(store, "_publish", publish)
+        monkeypatch.setattr(store, "publish", publish)
         make(path, fingerprint={"old": "first"})
         publish(path, text)
 
-    monkeypatch.setattr(store, "_publish", late)
+    monkeypatch.setattr(store, "publish", late)
     with pytest.raises(CacheError, match=r"fingerprint\.old: expected 'v1', got 'first'"):
         make(tmp_path)
 
 
 @pytest.mark.parametrize("num_rows", [10, 12])
 def test_late_maker_leaves_the_files_of_the_first(tmp_path, monkeypatch, num_rows):
-    create = rows.RowFiles.create
+    create = shards.RowFiles.create
 
     def late(files):
-        monkeypatch.setattr(rows.RowFiles, "create", create)
+        monkeypatch.setattr(shards.RowFiles, "create", create)
         fill(make(tmp_path, num_rows))
         create(files)
 
-    monkeypatch.setattr(rows.RowFiles, "create", late)
+    monkeypatch.setattr(shards.RowFiles, "create", late)
     if num_rows == 10:
         make(tmp_path)
     else:
@@ -477,7 +479,7 @@ def test_store_works_in_a_spawned_and_a_forked_process(tmp_path):
 
 def test_rows_go_across_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "SHARD_BYTES", 3 * 48 + 10)
-    monkeypatch.setattr(rows, "MAX_MAPS", 2)
+    monkeypatch.setattr(shards, "MAX_MAPS", 2)
     cache = make(tmp_path)
     assert [file.stat().st_size for file in sorted(tmp_path.glob("rows-*"))] == [144, 144, 144, 48]
     fill(cache, torch.tensor([9, 2, 3, 0, 8, 7, 6, 5, 4, 1]), batch=10)
@@ -606,7 +608,7 @@ def test_rows_without_a_target_do_not_match_one(tmp_path):
 def test_row_that_is_being_written_is_read_again(tmp_path, monkeypatch):
     cache = make(tmp_path)
     fill(cache)
-    gather, torn = rows.RowFiles.gather, []
+    gather, torn = shards.RowFiles.gather, []
 
     def tear_once(files, numbers, *args, **kwargs):
         found = gather(files, numbers, *args, **kwargs)
@@ -615,7 +617,7 @@ def test_row_that_is_being_written_is_read_again(tmp_path, monkeypatch):
             found[1, 0] ^= 1
         return found
 
-    monkeypatch.setattr(rows.RowFiles, "gather", tear_once)
+    monkeypatch.setattr(shards.RowFiles, "gather", tear_once)
     index = torch.tensor([3, 6])
     assert torch.equal(cache.read(index).outputs.logits, said(index).logits)
     assert len(torn) == 1
