@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "lightning_graceful/__init__.py").read_text())[1]
 REPORT = ["plotly>=6", "jinja2>=3.1", "pillow>=10"]
-DEV = ["build", "mypy", "pytest>=8", "pytest-timeout", "ruff", "selenium>=4", "setuptools>=77", "statsmodels", "wheel"]
+DEV = ["build", "lightning", "mypy", "pytest>=8", "pytest-timeout", "ruff", "scipy-stubs", "selenium>=4", "setuptools>=77", "statsmodels", "wheel"]
 
 setup(
     name="lightning-graceful",
@@ -18,8 +18,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    # conf/ lies beside the package in the checkout and inside it in the wheel.
-    packages=[*find_packages(include=["lightning_graceful*"]), "lightning_graceful.conf", "hydra_plugins.lightning_graceful_searchpath"],
+    # conf/ lies beside the package in the checkout and inside it in the wheel. Hydra looks for plugins along the path of
+    # the namespace hydra_plugins, to which an editable install adds this folder only if the namespace itself is named.
+    packages=[
+        *find_packages(include=["lightning_graceful*"]), "lightning_graceful.conf",
+        *find_namespace_packages(include=["hydra_plugins*"]),
+    ],
     package_dir={"lightning_graceful.conf": "conf"},
     package_data={
         "lightning_graceful": ["py.typed", "report/*.jinja"],

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from lightning_graceful import __version__
@@ -13,7 +14,11 @@ COMMANDS = {
 }
 # Lightning's DDP starts its other processes with this process' arguments, from which the command was taken away.
 COMMAND_VARIABLE = "LIGHTNING_GRACEFUL_COMMAND"
+FULL_ERROR_VARIABLE = "HYDRA_FULL_ERROR"
 EXIT_USAGE = 2
+EXIT_BAD_DATA = 65
+EXIT_CRASH = 70
+EXIT_INTERRUPTED = 130  # as shells say of Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``graceful``; default: those of the process.
 
     Returns:
-        The exit code: 0 done, 2 wrong usage, 65 bad data, 70 a crash.
+        The exit code: 0 done, 2 wrong usage, 65 bad data, 70 a crash, 130 interrupted.
 
     Example:
         >>> main(["--version"])
@@ -46,12 +51,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(command: str, overrides: list[str]) -> int:
     job = importlib.import_module(f"lightning_graceful.experiment.{command}")
     sys.argv = [sys.argv[0], *overrides]
+    wants_traceback = os.environ.get(FULL_ERROR_VARIABLE) == "1"
+    # With it Hydra raises; without, it prints and leaves with 1, which elsewhere means "reject".
+    os.environ[FULL_ERROR_VARIABLE] = "1"
     try:
         job.main()
     except SystemExit as stop:
-        # Our jobs leave with 65 or 70; Hydra says 1 where it cannot compose, which elsewhere means "reject".
-        return EXIT_USAGE if stop.code == 1 else int(stop.code or 0)
+        # Our jobs leave with 65 or 70; Lightning leaves with 1 on Ctrl-C.
+        return EXIT_INTERRUPTED if isinstance(stop.__context__, KeyboardInterrupt) else int(stop.code or 0)
+    except Exception as error:
+        if wants_traceback:
+            traceback.print_exception(error)
+        return _explain(error, command)
     return 0
+
+
+def _explain(error: Exception, command: str) -> int:
+    """Return the exit code for what kept a job from starting (jobs let no error through), after saying it."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    if packages & {"hydra", "omegaconf"}:
+        words, _, _ = str(error).partition("Config search path:")
+        sys.stderr.write(f"graceful: {words.strip()}\nSee graceful {command} --help for the groups and the config.\n")
+        return EXIT_USAGE
+    if isinstance(error, OSError):
+        sys.stderr.write(f"graceful: {error}\n")
+        return EXIT_BAD_DATA
+    traceback.print_exception(error)
+    return EXIT_CRASH
 
 
 def _usage(given: list[str]) -> str:

@@ -1,18 +1,34 @@
 """The losses that a GracefulMixin adds: what each asks for, what serves it, and their state."""
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lightning_graceful.data.batch import Batch, BatchAdapter, batch_size, default_batch
 from lightning_graceful.models.capture import OutputCapture
 
 Term = Callable[..., Tensor]
+Weight = float | Callable[[int], float]
 ARGUMENTS = ("new_logits", "old_logits", "new_embedding", "old_embedding", "target", "index")
-RESERVED = ("task",)
+TASK = "task"
+
+
+@dataclasses.dataclass
+class Step:
+    """One training step.
+
+    Attributes:
+        batch: What the trainer delivered.
+        capture: Watches the module while its own ``training_step`` runs; None before and after.
+        added: Who has added the terms to this step's loss, if anyone has.
+    """
+
+    batch: Any
+    capture: OutputCapture | None = None
+    added: Literal["by hand", "by itself"] | None = None
 
 
 class Terms:
@@ -20,7 +36,6 @@ class Terms:
 
     Args:
         terms: Loss by name.
-        batch: Reads inputs and target from a batch; None reads the usual kinds.
 
     Raises:
         ValueError: If a term is no callable, asks for an unknown argument, or there is none.
@@ -31,44 +46,71 @@ class Terms:
         ['new_logits', 'old_logits']
     """
 
-    def __init__(self, terms: Mapping[str, Term], batch: BatchAdapter | None = None) -> None:
-        if not terms:
-            raise ValueError("Expected at least one term, got none. Train the module itself if nothing is to be added.")
-        reserved = set(terms) & set(RESERVED)
-        if reserved:
-            raise ValueError(f"Expected names other than {sorted(reserved)}: `task` is the module's own loss.")
+    def __init__(self, terms: Mapping[str, Term]) -> None:
+        if not isinstance(terms, Mapping) or not terms:
+            raise ValueError(f"Expected a dict of at least one term by name, got {terms!r}.")
+        if TASK in terms:
+            raise ValueError(f"Expected names other than {TASK!r} for the terms: it is the module's own loss.")
         self.terms = dict(terms)
         self.asks = {name: _arguments(name, term) for name, term in self.terms.items()}
         self.needs = frozenset(argument for asked in self.asks.values() for argument in asked)
-        self.watch: OutputCapture | None = None
-        self.handled = False
-        self._read_batch = batch or default_batch
-        self._batch: Batch | None = None
+        self.step: Step | None = None
 
-    # -- one step ----------------------------------------------------------------------------------------------------
+    def check_weights(self, names: Iterable[str]) -> None:
+        """Raise if a weight belongs to no term.
 
-    def open_step(self, batch: Any) -> None:
-        """Remember the batch's target and begin to watch the module."""
-        self.handled = False
-        self._batch = self._read_batch(batch)
-        if self.watch is not None:
-            self.watch.start()
+        Args:
+            names: Of the weights.
 
-    def close_step(self) -> None:
-        """Drop the batch and the graph."""
-        self._batch = None
-        if self.watch is not None:
-            self.watch.stop()
+        Raises:
+            ValueError: If one is unknown.
+        """
+        known = [*self.terms, TASK]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(f"Expected weights for {known}, got also {unknown}.")
 
-    @property
-    def target(self) -> Tensor | None:
-        """Target of the batch in this step."""
-        return None if self._batch is None else self._batch.target
+    def check_provider(self, callbacks: Iterable[Any]) -> None:
+        """Raise if nothing provides the old outputs that a term asks for.
 
-    @property
-    def size(self) -> int:
-        """Samples in the batch of this step."""
-        return 1 if self._batch is None else batch_size(self._batch)
+        Args:
+            callbacks: Of the trainer.
+
+        Raises:
+            RuntimeError: If none says ``provides_old_outputs``.
+        """
+        asked = self.needs & {"old_logits", "old_embedding", "index"}
+        if asked and not any(getattr(callback, "provides_old_outputs", False) for callback in callbacks):
+            raise RuntimeError(
+                f"Expected a callback that provides {sorted(asked)} to the terms {list(self.terms)}, found none. "
+                "Add OldOutputCache(old, cache_dir) to the Trainer's callbacks."
+            )
+
+    def add(
+        self, task_loss: Tensor, served: Mapping[str, Tensor | None], weights: Mapping[str, Weight], global_step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the terms to the module's own loss.
+
+        Args:
+            task_loss: The module's own loss.
+            served: What is there, by argument name.
+            weights: Of the terms and of the task; 1 where there is none.
+            global_step: The optimiser's steps so far, for weights that are functions.
+
+        Returns:
+            The total, and the terms by name, detached and not weighted.
+        """
+
+        def weight(name: str) -> float:
+            value = weights.get(name, 1.0)
+            return float(value(global_step) if callable(value) else value)
+
+        parts = {name: self.value(name, served) for name in self.terms}
+        # Even at weight 0 the graph stays: under DDP each parameter must get a gradient in each step.
+        total = weight(TASK) * task_loss
+        for name, part in parts.items():
+            total = total + weight(name) * part
+        return total, {name: part.detach() for name, part in parts.items()}
 
     def value(self, name: str, served: Mapping[str, Tensor | None]) -> Tensor:
         """Compute one term.
@@ -83,10 +125,9 @@ class Terms:
         Raises:
             RuntimeError: If an argument that the term asks for is not there, or the term returns no scalar.
         """
-        arguments = {}
-        for argument in self.asks[name]:
-            arguments[argument] = served[argument]
-            if served[argument] is None:
+        arguments = {argument: served.get(argument) for argument in self.asks[name]}
+        for argument, value in arguments.items():
+            if value is None:
                 raise RuntimeError(f"Expected {argument} for the term {name!r}, got none. {_REMEDY[argument]}")
         value = self.terms[name](**arguments)
         if not isinstance(value, Tensor) or value.ndim != 0:
@@ -98,28 +139,43 @@ class Terms:
 
     # -- state -------------------------------------------------------------------------------------------------------
 
-    def modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """Iterate over the terms that are modules."""
-        return ((name, term) for name, term in self.terms.items() if isinstance(term, nn.Module))
+    def parameters(self) -> list[nn.Parameter]:
+        """List what the terms train.
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Iterate over what the terms train."""
-        return (p for _, term in self.modules() for p in term.parameters() if p.requires_grad)
+        Returns:
+            The parameters, each once.
+        """
+        return list(dict.fromkeys(p for _, term in self._modules() for p in term.parameters() if p.requires_grad))
 
-    def to(self, device: torch.device) -> None:
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the terms in place, so that an optimiser that holds their parameters keeps them."""
-        for _, term in self.modules():
-            term.to(device)
+        for _, term in self._modules():
+            term.to(device, dtype)
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Return the state of the terms that have one, by name."""
-        return {name: state for name, term in self.modules() if (state := term.state_dict())}
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Collect the state of the terms that have one.
 
-    def load_state_dict(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+        Returns:
+            ``state_dict`` by name.
+        """
+        return {name: state for name, term in self._modules() if (state := term.state_dict())}
+
+    def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
         """Load what ``state_dict`` returned; terms without a saved state start fresh."""
-        for name, term in self.modules():
+        for name, term in self._modules():
             if name in states:
                 term.load_state_dict(states[name])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the running step, its batch and its graph, out of copies and pickles.
+
+        Returns:
+            The attributes.
+        """
+        return {**self.__dict__, "step": None}
+
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        return ((name, term) for name, term in self.terms.items() if isinstance(term, nn.Module))
 
 
 _REMEDY = {
@@ -132,14 +188,73 @@ _REMEDY = {
 }
 
 
+def first_optimizer(configured: Any) -> torch.optim.Optimizer:
+    """Find the first optimiser in what ``configure_optimizers`` may return.
+
+    Args:
+        configured: An optimiser, a dict with one, or a sequence of these (also with schedulers).
+
+    Returns:
+        The optimiser.
+
+    Raises:
+        RuntimeError: If there is none.
+    """
+    if isinstance(configured, torch.optim.Optimizer):
+        return configured
+    if isinstance(configured, Mapping) and "optimizer" in configured:
+        return first_optimizer(configured["optimizer"])
+    if isinstance(configured, list | tuple) and configured:
+        return first_optimizer(configured[0])
+    got = type(configured).__name__
+    raise RuntimeError(f"Expected configure_optimizers to return an optimiser for the trainable terms, got {got}.")
+
+
+def arguments_of(training_step: Callable[..., Any]) -> int | None:
+    """Count the arguments that a ``training_step`` takes by position: ``batch_idx`` is optional in Lightning.
+
+    Args:
+        training_step: A bound method.
+
+    Returns:
+        Their number; None for any.
+
+    Raises:
+        ValueError: If it fetches batches itself.
+    """
+    parameters = inspect.signature(training_step).parameters
+    if "dataloader_iter" in parameters:
+        raise ValueError("Expected training_step(self, batch, ...) to add terms to, got one with dataloader_iter.")
+    kinds = [parameter.kind for parameter in parameters.values()]
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return None if inspect.Parameter.VAR_POSITIONAL in kinds else sum(kind in by_position for kind in kinds)
+
+
+def mentions(module: Any, name: str) -> bool:
+    """Tell whether a method of the user's calls a method of the mixin.
+
+    Args:
+        module: The module.
+        name: Of the method.
+
+    Returns:
+        Whether its name occurs in the code of a method.
+    """
+    methods = [value for base in type(module).__mro__ for value in vars(base).values()]
+    return any(name in code.co_names for code in (getattr(method, "__code__", None) for method in methods) if code)
+
+
 def _arguments(name: str, term: Term) -> tuple[str, ...]:
-    if not callable(term):
-        raise ValueError(f"Expected the term {name!r} to be callable, got {type(term).__name__}.")
-    function = term.forward if isinstance(term, nn.Module) else term
-    asked = [
-        p for p in inspect.signature(function).parameters.values() if p.kind not in {p.VAR_KEYWORD, p.VAR_POSITIONAL}
-    ]
-    unknown = [p.name for p in asked if p.name not in ARGUMENTS and p.default is p.empty]
-    if unknown:
-        raise ValueError(f"Expected the arguments of the term {name!r} among {list(ARGUMENTS)}, got {unknown}.")
-    return tuple(p.name for p in asked if p.name in ARGUMENTS)
+    if not callable(term) or isinstance(term, type):
+        got = f"the class {term.__name__}: call it" if isinstance(term, type) else type(term).__name__
+        raise ValueError(f"Expected the term {name!r} to be a loss that can be called, got {got}.")
+    try:
+        signature = inspect.signature(term.forward if isinstance(term, nn.Module) else term)
+    except ValueError:
+        raise ValueError(f"Expected the term {name!r} to name its arguments, got {term!r}: wrap it.") from None
+    named = [p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
+    unknown = [p.name for p in named if p.name not in ARGUMENTS and p.default is p.empty]
+    if unknown or (signature.parameters and not named):
+        got_names = unknown or list(map(str, signature.parameters.values()))
+        raise ValueError(f"Expected the arguments of the term {name!r} among {list(ARGUMENTS)}, got {got_names}.")
+    return tuple(p.name for p in named if p.name in ARGUMENTS)

@@ -1,7 +1,5 @@
 """Offer lightning-graceful's losses, callbacks and old groups, and only these, to every Hydra application."""
 
-from typing import Any
-
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -15,7 +13,7 @@ class GracefulConfigSource(FileConfigSource):
     def __init__(self, provider: str, path: str) -> None:
         from lightning_graceful.experiment.searchpath import conf_dir
 
-        super().__init__(provider=provider, path=f"file://{conf_dir()}")
+        super().__init__(provider=provider, path=f"{self.scheme()}://{conf_dir()}")
 
     @staticmethod
     def scheme() -> str:
@@ -23,17 +21,12 @@ class GracefulConfigSource(FileConfigSource):
         return "graceful"
 
     def is_group(self, config_path: str) -> bool:
-        """Say whether an offered group has this path."""
-        return _offered(config_path) and super().is_group(config_path)
+        """Return whether a group is offered; the root counts as one, or Hydra would call the source unavailable."""
+        return (config_path == "" or _offered(config_path)) and super().is_group(config_path)
 
     def is_config(self, config_path: str) -> bool:
-        """Say whether an offered config has this path."""
+        """Return whether a config is offered."""
         return _offered(config_path) and super().is_config(config_path)
-
-    def list(self, config_path: str, results_filter: Any) -> list[str]:
-        """List offered configs."""
-        names = super().list(config_path, results_filter) if config_path == "" or _offered(config_path) else []
-        return [name for name in names if config_path or name in OFFERED]
 
 
 class GracefulSearchPath(SearchPathPlugin):

@@ -53,7 +53,7 @@ class FlipMonitor(pl.Callback):
         batch: BatchAdapter | None = None,
         logits: str | None = None,
     ) -> None:
-        olds: dict[str, OldModel | None] = {"": old} if old is None or isinstance(old, OldModel) else {**old}
+        olds: dict[str, OldModel | None] = {**old} if isinstance(old, Mapping) else {"": old}
         if not olds or not all(value is None or isinstance(value, OldModel) for value in olds.values()):
             raise ValueError(f"Expected an OldModel, several by name, or None, got {old!r}: OldModel(model).")
         self.olds = olds
@@ -63,6 +63,7 @@ class FlipMonitor(pl.Callback):
         self._capture: OutputCapture | None = None
         self._tracker: SampleTracker | None = None
         self._rates: dict[tuple[int, str], FlipRates] = {}
+        self._cached: set[str] = set()
         self._last: dict[str, float] = {}
         self._warned = False
 
@@ -165,6 +166,9 @@ class FlipMonitor(pl.Callback):
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._capture = OutputCapture(pl_module, logits=self._logits_path)
         self._rates = {}
+        caches = [getattr(callback, "old", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+        served = {cached.fingerprint for cached in caches if isinstance(cached, OldModel)}
+        self._cached = {name for name, old in self.olds.items() if old is None or old.fingerprint in served}
         for number, loader in enumerate(loaders(trainer)):
             # One rank sees every sample once; several see the padding of a DistributedSampler, too.
             once = trainer.world_size > 1 and why_untrackable(loader) is None
@@ -188,7 +192,7 @@ class FlipMonitor(pl.Callback):
         if target is None:
             raise RuntimeError("Expected a target in each batch, got none. Pass batch=lambda b: Batch(inputs, target).")
         samples = None if self._tracker is None else self._tracker.samples(batch)
-        olds = {name: self._old_logits(name, trainer, pl_module, batch) for name in self.olds}
+        olds = {name: self._old_logits(name, pl_module, batch) for name in self.olds}
         classes = next(iter(olds.values())).shape[1]
         new = self._capture.logits(len(target), classes)
         self._capture.stop()
@@ -197,15 +201,10 @@ class FlipMonitor(pl.Callback):
             index = None if rates.num_samples is None or samples is None else samples.position.to(target.device)
             rates.update(old, new, target, index)
 
-    def _old_logits(self, name: str, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Tensor:
+    def _old_logits(self, name: str, pl_module: pl.LightningModule, batch: Any) -> Tensor:
         old = self.olds[name]
         served: Outputs | None = getattr(pl_module, "old_outputs", None)
-        caches = [getattr(callback, "old", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-        if (
-            served is not None
-            and served.logits is not None
-            and (old is None or any(cached is old for cached in caches))
-        ):
+        if served is not None and served.logits is not None and name in self._cached:
             return served.logits
         logits = None if old is None else old.to(pl_module.device).outputs(batch).logits
         if logits is None:
@@ -219,7 +218,7 @@ class FlipMonitor(pl.Callback):
             values = rates.compute()
             logged = {f"{stage}/{key}{place}": values[key].float() for key in LOGGED}
             logged[f"{stage}/old_correct{place}"] = 1 - logged[f"{stage}/error_old{place}"]
-            pl_module.log_dict(logged, sync_dist=True)
+            pl_module.log_dict(logged, sync_dist=True, add_dataloader_idx=False)
             self._last.update({key: float(value) for key, value in logged.items()})
 
     def _warn_if_memorised(self, trainer: pl.Trainer) -> None:

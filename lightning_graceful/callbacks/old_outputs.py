@@ -178,7 +178,7 @@ class OldOutputCache(pl.Callback):
                 "Expected to know the samples of each batch, since there is no old model to run (read only), but this "
                 "loader's cannot be followed. Give the old model: OldOutputCache(old, cache_dir)."
             )
-        if self.fill != "never":
+        if self.fill != "never" and not self._reasons_told:
             self._tell("its batches are combined from several loaders, or its iterator is not ours")
         return self.old.to(pl_module.device).outputs(batch)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -99,7 +100,8 @@ class DatasetStores:
         total = len(rows) * store.layout.nbytes
         console.print(
             f"Old outputs: {len(rows):,} of {store.num_rows:,} rows are missing, {store.layout.nbytes} bytes each, "
-            f"{total / 1e6:,.1f} MB -> {store.path}"
+            f"{decimal(total)} -> {store.path}",
+            soft_wrap=True,
         )
         with self.old_on_device() as old, _progress(console) as progress:
             task = progress.add_task("old outputs", total=len(rows))
@@ -206,14 +208,17 @@ class DatasetStores:
             console.print(
                 f"Old outputs: a new store is begun; the nearest, {near[0].name}, differs in {', '.join(near[1])}."
             )
+        layout = OutputStore.open_existing(path).layout if path.exists() else self._layout(raw)
+        return OutputStore.open(path, fingerprint=fingerprint, num_rows=len(dataset), layout=layout)  # type: ignore[arg-type]
+
+    def _layout(self, raw: Any) -> RowLayout:
         with self.old_on_device() as old:
             outputs = old.outputs(self._deliver(raw))
-        layout = RowLayout(
+        return RowLayout(
             logits=None if outputs.logits is None else outputs.logits.shape[1],
             embedding=None if outputs.embedding is None else outputs.embedding.shape[1],
             dtype=self._dtype,
         )
-        return OutputStore.open(path, fingerprint=fingerprint, num_rows=len(dataset), layout=layout)  # type: ignore[arg-type]
 
     def _refuse_randomness(self, first: Any, second: Any) -> None:
         remedy = 'Store outputs of samples without random transforms, or run the old model live: fill="never".'

@@ -22,7 +22,8 @@ class Batch(NamedTuple):
     """The two parts of a batch that this library looks at.
 
     Attributes:
-        inputs: What the model is called with: a tensor (``model(x)``), a tuple (``model(*x)``) or a dict (``model(**x)``).
+        inputs: What the model is called with: a tensor or list (``model(x)``), a tuple (``model(*x)``) or a dict
+            (``model(**x)``).
         target: True labels, integer, shape ``(N,)``, or None where the batch carries none.
     """
 
@@ -34,19 +35,22 @@ BatchAdapter = Callable[[Any], Batch]
 
 INPUT_KEYS = ("image", "images", "x", "input", "inputs", "pixel_values", "data", "features")
 TARGET_KEYS = ("target", "targets", "label", "labels", "y")
+TOKENS_KEY = "input_ids"
 EXPECTED = (
-    "Expected (inputs, target), a dict with an input key "
-    f"({', '.join(INPUT_KEYS)}) and a target key ({', '.join(TARGET_KEYS)}), or a tensor"
+    f"Expected (inputs, target), a dict with one of the input keys {', '.join(INPUT_KEYS)} and one of the target keys "
+    f"{', '.join(TARGET_KEYS)}, or a tensor"
 )
+REMEDY = "Pass batch=lambda b: Batch(inputs, target)."
 
 
 def default_batch(batch: Any) -> Batch:
     """Read the usual kinds of batch; anything else needs a ``batch=`` function of the user.
 
     - a tensor: inputs without a target;
-    - a tuple or list: its first two entries are inputs and target (also named tuples);
-    - a dict with one of ``INPUT_KEYS`` and one of ``TARGET_KEYS``;
-    - a tokenised (Hugging Face) dict: everything but the target key is passed to the model by name.
+    - a tuple or list (also named): its first two entries are inputs and target. Two tensors of one shape are refused,
+      for they may as well be two views or tokens and mask;
+    - a dict with one of ``INPUT_KEYS`` and at most one tensor under ``TARGET_KEYS``;
+    - a tokenised (Hugging Face) dict: everything but the target keys is passed to the model by name.
 
     Args:
         batch: What the DataLoader delivers.
@@ -55,7 +59,7 @@ def default_batch(batch: Any) -> Batch:
         Inputs and target.
 
     Raises:
-        ValueError: If the batch is of another kind.
+        ValueError: If the batch is of another kind, or it is not clear which part is which.
 
     Example:
         >>> import torch
@@ -66,11 +70,11 @@ def default_batch(batch: Any) -> Batch:
         return Batch(batch, None)
     if isinstance(batch, Mapping):
         return _from_mapping(batch)
-    if isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) >= 2 and _is_target(batch[1]):
-        return Batch(batch[0], batch[1])
-    if isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) == 1:
+    if _is_list(batch) and len(batch) == 1:
         return Batch(batch[0], None)
-    raise ValueError(f"{EXPECTED}, got {_describe(batch)}. Pass batch=lambda b: Batch(inputs, target).")
+    if _is_list(batch) and len(batch) >= 2 and _is_target(batch[1], batch[0]):
+        return Batch(batch[0], batch[1])
+    raise ValueError(f"{EXPECTED}, got {_describe(batch)}. {REMEDY}")
 
 
 def batch_size(batch: Batch) -> int:
@@ -85,45 +89,43 @@ def batch_size(batch: Batch) -> int:
     Raises:
         ValueError: If the batch holds no tensor.
     """
-    if batch.target is not None:
-        return len(batch.target)
-    for value in _leaves(batch.inputs):
-        return len(value)
-    raise ValueError(f"Expected a tensor among the inputs, got {_describe(batch.inputs)}. Pass batch=.")
-
-
-def first_input(inputs: Any) -> Tensor | None:
-    """Return the first tensor among the inputs, or None."""
-    return next(iter(_leaves(inputs)), None)
-
-
-def _leaves(inputs: Any) -> list[Tensor]:
-    if isinstance(inputs, Tensor):
-        return [inputs]
-    if isinstance(inputs, Mapping):
-        inputs = list(inputs.values())
-    if isinstance(inputs, Sequence) and not isinstance(inputs, str):
-        return [leaf for value in inputs for leaf in _leaves(value)]
-    return []
+    for tensor in _leaves([batch.target, batch.inputs]):
+        return len(tensor)
+    raise ValueError(f"Expected a tensor among the inputs, got {_describe(batch.inputs)}. {REMEDY}")
 
 
 def _from_mapping(batch: Mapping[str, Any]) -> Batch:
-    target = next((batch[key] for key in TARGET_KEYS if key in batch), None)
-    if "input_ids" in batch:
-        return Batch({key: value for key, value in batch.items() if key not in TARGET_KEYS}, target)
-    found = next((key for key in INPUT_KEYS if key in batch), None)
-    if found is None:
-        raise ValueError(f"{EXPECTED}, got {_describe(batch)}. Pass batch=lambda b: Batch(inputs, target).")
-    return Batch(batch[found], target)
+    targets = [batch[key] for key in TARGET_KEYS if isinstance(batch.get(key), Tensor)]
+    if TOKENS_KEY in batch:
+        inputs: list[Any] = [{key: value for key, value in batch.items() if key not in TARGET_KEYS}]
+    else:
+        inputs = [batch[key] for key in INPUT_KEYS if key in batch]
+    if len(inputs) != 1 or len(targets) > 1:
+        raise ValueError(f"{EXPECTED}, got {_describe(batch)}. {REMEDY}")
+    return Batch(inputs[0], targets[0] if targets else None)
 
 
-def _is_target(value: Any) -> bool:
-    return isinstance(value, Tensor)
+def _is_target(value: Any, inputs: Any) -> bool:
+    is_input_like = isinstance(inputs, Tensor) and isinstance(value, Tensor) and value.shape == inputs.shape
+    return isinstance(value, Tensor) and not (is_input_like and value.ndim > 1)
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.ndim else []
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [leaf for part in value for leaf in _leaves(part)] if _is_list(value) else []
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _describe(batch: Any) -> str:
     if isinstance(batch, Mapping):
         return f"a dict with the keys {sorted(map(str, batch))}"
-    if isinstance(batch, Sequence) and not isinstance(batch, str):
-        return f"a {type(batch).__name__} of {[type(value).__name__ for value in batch]}"
+    if _is_list(batch):
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in batch]
+        return f"a {type(batch).__name__} of {shapes}"
     return f"a {type(batch).__name__}"

@@ -37,11 +37,11 @@ class LitClassifier(pl.LightningModule):
         self.log("train/loss/task", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log cross-entropy and error."""
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log cross-entropy and error."""
         self._evaluate(batch, "test")
 

@@ -27,15 +27,18 @@ def conf_dir() -> Path:
 def register() -> None:
     """Offer the groups ``losses``, ``callbacks`` and ``old`` to any Hydra application in this process.
 
-    Installed from a wheel, Hydra finds the plugin by itself; some kinds of editable install hide it, and this call does
-    it.
+    With lightning-graceful installed, or its checkout on the path, Hydra finds the plugin by itself and this call alters
+    nothing. It helps where Hydra's search does not reach ``hydra_plugins``, as in a frozen application.
 
     Example:
         >>> register()
     """
     from hydra.core.plugins import Plugins
 
+    # Hydra's own search comes first: it executes the plugin's module anew, and classes taken before would count twice.
+    plugins = Plugins.instance()
+
     from hydra_plugins.lightning_graceful_searchpath import GracefulConfigSource, GracefulSearchPath
 
-    Plugins.instance().register(GracefulSearchPath)
-    Plugins.instance().register(GracefulConfigSource)
+    plugins.register(GracefulSearchPath)
+    plugins.register(GracefulConfigSource)

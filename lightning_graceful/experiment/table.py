@@ -1,10 +1,13 @@
 """The table that a job prints."""
 
 import math
+from collections.abc import Callable
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from lightning_graceful.functional.statistics import Interval
 from lightning_graceful.report.evidence import (
     Comparison,
     Way,
@@ -15,29 +18,31 @@ from lightning_graceful.report.evidence import (
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
-    """Print all ways side by side.
+    """Print all ways side by side; it fits into 80 columns.
 
     Args:
         comparison: The ways; the first is plain training.
         console: Where to.
     """
-    table = Table(title=comparison.title, caption=_floor(comparison), caption_justify="left", title_justify="left")
-    for column in ("way", "error old", "error new", "NFR", "NFR against plain [95 %]", "relative NFR", "time"):
-        table.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
+    table = Table(title=comparison.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1)
+    table.add_column("way", overflow="fold")
+    for column in ("error\nold", "error new\n(against plain)", "NFR\n(against plain)", "relative\nNFR", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
     for way in comparison.ways:
         said = way.predictions
         table.add_row(
-            f"{way.name} ({way.detail})" if way.detail else way.name,
+            f"{way.name}\n{way.detail}",
             percent(said.error_old),
-            _error(way, comparison),
-            percent(said.nfr),
-            _against_plain(way, comparison),
+            percent(said.error_new) + _against_plain(way, comparison, paired_error_difference),
+            percent(said.nfr) + _against_plain(way, comparison, paired_difference),
             percent(said.relative_nfr, 1),
             "n/a" if way.wall_seconds is None else f"{way.wall_seconds:,.0f} s",
         )
     console.print(table)
-    for note in comparison.notes:
-        console.print(note, markup=False)
+    tested = f"{len(comparison.plain.predictions):,} tested"
+    notes = [f"{tested}; in brackets the paired 95 % interval of the difference, in points.", *_floor(comparison)]
+    for note in [*notes, *comparison.notes]:
+        console.print(note, markup=False, highlight=False)
 
 
 def percent(rate: float, digits: int = 2) -> str:
@@ -57,27 +62,18 @@ def percent(rate: float, digits: int = 2) -> str:
     return "n/a" if math.isnan(rate) else f"{100 * rate:.{digits}f} %"
 
 
-def _error(way: Way, comparison: Comparison) -> str:
-    own = percent(way.predictions.error_new)
+def _against_plain(way: Way, comparison: Comparison, difference: Callable[[Way, Way], Interval]) -> str:
     if way is comparison.plain:
-        return own
-    difference = paired_error_difference(way, comparison.plain)
-    return f"{own}\n{_points(difference.mean)} [{_points(difference.low)}, {_points(difference.high)}]"
-
-
-def _against_plain(way: Way, comparison: Comparison) -> str:
-    if way is comparison.plain:
-        return "-"
-    difference = paired_difference(way, comparison.plain)
-    words = difference_words(difference)
-    return f"{_points(difference.mean)} [{_points(difference.low)}, {_points(difference.high)}]\n{words}"
+        return ""
+    mean, low, high = found = difference(way, comparison.plain)
+    return f"\n{_points(mean)} [{_points(low)}, {_points(high)}]\n{difference_words(found)}"
 
 
 def _points(difference: float) -> str:
     return "n/a" if math.isnan(difference) else f"{100 * difference:+.2f}"
 
 
-def _floor(comparison: Comparison) -> str | None:
+def _floor(comparison: Comparison) -> list[str]:
     if comparison.noise_floor is None:
-        return None
-    return f"Noise floor: NFR {percent(comparison.noise_floor)} between two plain seeds of one recipe."
+        return []
+    return [f"Noise floor: NFR {percent(comparison.noise_floor)} between two plain seeds of one recipe."]

@@ -49,5 +49,5 @@ def train(cfg: DictConfig, directory: Path) -> float:
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
 @reported
 def main(cfg: DictConfig) -> float:
-    """Run the job, in the folder that Hydra gives it."""
+    """Return the validation NFR of a run in the folder that Hydra gives it."""
     return train(cfg, Path(HydraConfig.get().runtime.output_dir))

@@ -1,5 +1,6 @@
 """One update: the old model, and a new one trained against it."""
 
+import importlib.util
 import logging
 import os
 import sys
@@ -161,10 +162,10 @@ def _loggers(cfg: DictConfig, directory: Path, name: str) -> list[Any]:
     for key, node in (cfg.logger or {}).items():
         placed = {"save_dir": str(directory)} if "save_dir" in node else {}
         named = {"name": name, "group": str(directory.parent.name)} if key == "wandb" else {}
-        try:
-            built.append(instantiate(node, **placed, **named, _convert_="all"))
-        except ModuleNotFoundError as error:
-            Console(stderr=True).print(f"No {key} logger: {error.name or error} is not installed. The CSV log goes on.")
+        if key == "wandb" and importlib.util.find_spec("wandb") is None:
+            Console(stderr=True).print("No W&B log: wandb is not installed (pip install wandb). The CSV log goes on.")
+            continue
+        built.append(instantiate(node, **placed, **named, _convert_="all"))
     return built
 
 

@@ -8,11 +8,12 @@ from torch.utils.hooks import RemovableHandle
 
 
 class OutputCapture:
-    """Collect what modules return between ``start`` and ``stop``.
+    """Collect what modules return between ``start`` and ``stop``, or inside ``with capture:``.
 
     With a module path (``"net.fc"``) that module is watched. Without one, the module itself and its direct children are
     (containers that are never called, such as ModuleList, are looked into): the module's own 2-D floating output of the
-    whole batch is taken, else the one such output of a child.
+    whole batch is taken, else the one such output of a child. Hooks are on the model only in between, so that a copy, a
+    pickle or a step that raised never carries one.
 
     Args:
         module: The model to watch.
@@ -26,47 +27,63 @@ class OutputCapture:
         >>> import torch
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> capture = OutputCapture(net, embedding="0")
-        >>> capture.start()
-        >>> _ = net(torch.zeros(2, 2, 2))
-        >>> capture.logits(batch_size=2).shape, capture.embedding(batch_size=2).shape
-        (torch.Size([2, 3]), torch.Size([2, 4]))
+        >>> with capture:
+        ...     _ = net(torch.zeros(2, 2, 2))
+        ...     print(capture.logits(batch_size=2).shape, capture.embedding(batch_size=2).shape)
+        torch.Size([2, 3]) torch.Size([2, 4])
     """
 
     def __init__(self, module: nn.Module, *, logits: str | None = None, embedding: str | None = None) -> None:
         self._logits = logits
         self._embedding = embedding
-        candidates = (
+        self._candidates = (
             {"": module, **dict(_callable_children(module))}
             if logits is None
             else {logits: find_module(module, logits)}
         )
-        watched = candidates | ({embedding: find_module(module, embedding)} if embedding is not None else {})
-        self._candidates = set(candidates)
+        self._watched = dict(self._candidates)
+        if embedding is not None:
+            self._watched[embedding] = find_module(module, embedding)
         self._calls: dict[str, list[Tensor]] = {}
-        self._active = False
-        self._handles: list[RemovableHandle] = [self._watch(path, child) for path, child in watched.items()]
+        self._handles: list[RemovableHandle] = []
 
     def start(self) -> None:
         """Forget the last step and begin to collect."""
-        self._calls, self._active = {}, True
+        self.stop()
+        for path, module in self._watched.items():
+            self._handles += self._watch(path, module)
 
     def stop(self) -> None:
-        """Collect no more and drop what was collected, so that no graph outlives its step."""
-        self._calls, self._active = {}, False
+        """Take the hooks off the model and drop what was collected, so that no graph outlives its step."""
+        while self._handles:
+            self._handles.pop().remove()
+        self._calls = {}
 
     def remove(self) -> None:
-        """Take the hooks off the model."""
+        """Do as :meth:`stop`."""
         self.stop()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
 
-    def logits(self, batch_size: int, classes: int | None = None) -> Tensor:
+    def __enter__(self) -> "OutputCapture":
+        """Start.
+
+        Returns:
+            Itself.
+        """
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Stop, whatever happened."""
+        self.stop()
+
+    def logits(self, batch_size: int, classes: int | None = None, *, graph: bool = False) -> Tensor:
         """Return the one set of logits collected since ``start``.
 
         Args:
             batch_size: Samples in the batch; outputs of another length are no candidates.
-            classes: Width of the logits where it is known (the old model's), to tell logits from features.
+            classes: Width of the logits where it is known (the old model's), to tell logits from features. An output
+                that was asked for by path may have any width.
+            graph: Only outputs with a graph are candidates: a loss was computed from them, not under ``no_grad``.
 
         Returns:
             Logits with their graph, shape ``(N, C)``.
@@ -74,22 +91,19 @@ class OutputCapture:
         Raises:
             RuntimeError: If there is not exactly one candidate; names what was seen.
         """
+        width = classes if self._logits is None else None
 
-        def fitting(path: str) -> list[Tensor]:
-            shapes_fit = (v for v in self._calls.get(path, []) if v.ndim == 2 and len(v) == batch_size)
-            return [value for value in shapes_fit if classes in {None, value.shape[1]}]
+        def fits(value: Tensor) -> bool:
+            shape_fits = value.ndim == 2 and len(value) == batch_size and width in {None, value.shape[1]}
+            return shape_fits and (value.requires_grad or not graph)
 
+        fitting = [(path, v) for path in self._candidates for v in self._calls.get(path, []) if fits(v)]
         # What the module itself returned contains what its children did.
-        own = fitting("") if "" in self._candidates else []
-        found = own or [value for path in self._candidates for value in fitting(path)]
+        own = [value for path, value in fitting if not path]
+        found = {id(value): value for value in own or [value for _, value in fitting]}
         if len(found) == 1:
-            return found[0]
-        seen = {path or "self": [tuple(v.shape) for v in calls] for path, calls in self._calls.items()}
-        raise RuntimeError(
-            f"Expected exactly one output of shape ({batch_size}, {classes or 'classes'}) to be the logits, got {len(found)}. "
-            f'Outputs seen: {seen or "none"}. Name the module whose output they are (logits="path.of.module"), or call '
-            "self.graceful_loss(...) in training_step."
-        )
+            return next(iter(found.values()))
+        raise RuntimeError(self._not_one(len(found), f"({batch_size}, {width or 'classes'})", graph=graph))
 
     def embedding(self, batch_size: int) -> Tensor:
         """Return the one embedding collected since ``start``, flattened to ``(N, D)``, with its graph.
@@ -108,21 +122,41 @@ class OutputCapture:
         if len(fitting) != 1:
             raise RuntimeError(
                 f"Expected one call with the whole batch of {batch_size} of the module that gives the embedding "
-                f"(embedding={self._embedding!r}), got {len(fitting)}."
+                f"(embedding={self._embedding!r}), got {len(fitting)}. Outputs seen: {self._seen()}."
             )
         return fitting[0]
 
-    def _watch(self, path: str, module: nn.Module) -> RemovableHandle:
-        def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+    def _watch(self, path: str, module: nn.Module) -> list[RemovableHandle]:
+        entered: list[Any] = []
+
+        def enter(module: nn.Module, _args: Any) -> None:
+            entered.append(module.forward)
+
+        def keep(module: nn.Module, _args: Any, output: Any) -> None:
+            # Under DDP Lightning runs a step by way of module.forward, replaced for that call: no output of the model.
+            is_redirected = not path and (not entered or entered.pop() != module.forward)
             value = logits_in(output)
-            if self._active and value is not None:
+            if value is not None and not is_redirected:
                 self._calls.setdefault(path, []).append(value)
 
-        return module.register_forward_hook(keep)
+        entering = [] if path else [module.register_forward_pre_hook(enter)]
+        return [*entering, module.register_forward_hook(keep)]
+
+    def _seen(self) -> Any:
+        return {path or "self": [tuple(v.shape) for v in calls] for path, calls in self._calls.items()} or "none"
+
+    def _not_one(self, found: int, shape: str, *, graph: bool) -> str:
+        hint = "" if "classes" in shape else " If the classes are not the old model's: OldModel(model, label_map=...)."
+        return (
+            f"Expected exactly one output of shape {shape}{' with a graph' if graph else ''} to be the logits, "
+            f"got {found}. Outputs seen: {self._seen()}; watched: {[path or 'self' for path in self._watched]}. Name "
+            'the module whose output they are (logits="path.of.module"; calls of its .forward() go unseen), or call '
+            f"self.graceful_loss(...) in training_step.{hint}"
+        )
 
 
 def logits_in(output: Any) -> Tensor | None:
-    """Find the scores in what a model returned: a floating tensor, ``output.logits``, ``output["logits"]`` or ``output[0]``.
+    """Find the scores in what a model returned: a tensor, ``output.logits``, ``output["logits"]`` or ``output[0]``.
 
     Args:
         output: What ``model(inputs)`` returned.
@@ -155,11 +189,12 @@ def find_module(module: nn.Module, path: str) -> nn.Module:
     """
     current = module
     for depth, name in enumerate(path.split(".")):
-        children = dict(current.named_children())
-        if name not in children:
+        child = getattr(current, name, None)
+        if not isinstance(child, nn.Module):
             above = ".".join(path.split(".")[:depth]) or type(module).__name__
-            raise ValueError(f"Expected a module at {path!r}, but {above} has no {name!r}; it has {sorted(children)}.")
-        current = children[name]
+            has = sorted(child_name for child_name, _ in current.named_children())
+            raise ValueError(f"Expected a module at {path!r}, but {above} has no {name!r}; it has {has}.")
+        current = child
     return current
 
 

@@ -1,0 +1,162 @@
+"""Every config is commented, points at things that exist and builds; a slip on the command line is told in words."""
+
+import os
+import signal
+import sys
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object, instantiate
+
+from lightning_graceful import FlipMonitor, OldOutputCache, cli
+from lightning_graceful.experiment import train
+from lightning_graceful.experiment.searchpath import conf_dir
+from tests.hydra_app import CONF, ROOT, run
+
+CONFIGS = sorted(CONF.rglob("*.yaml"))
+GROUPS = ["callbacks", "data", "experiment", "logger", "losses", "model", "old", "trainer"]
+
+
+def options(group):
+    return [path.stem for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+def composed(*overrides, job="train"):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose(job, list(overrides))
+
+
+def targets(node):
+    if isinstance(node, dict):
+        yield from (value for key, value in node.items() if key == "_target_")
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from targets(child)
+
+
+def graceful(folder, *arguments):
+    return run([sys.executable, "-m", "lightning_graceful", *arguments], folder, PYTHONPATH=str(ROOT))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(CONF)))
+def test_config_opens_with_a_comment_and_parses(path):
+    comments = [line for line in path.read_text().splitlines()[:2] if line.startswith("# ")]
+    assert path.read_text().startswith("# ")
+    assert comments != ["# @package _global_"]
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+def test_every_target_exists():
+    named = {target for path in CONFIGS for target in targets(yaml.safe_load(path.read_text()))}
+    assert len(named) > 10
+    assert all(callable(get_object(target)) for target in named)
+
+
+@pytest.mark.parametrize("name", options("losses"))
+def test_losses_build_and_every_term_has_a_weight(name):
+    losses = composed(f"losses={name}").losses
+    terms = {key: instantiate(term, _convert_="all") for key, term in losses.terms.items()}
+    assert terms.keys() == losses.weights.keys()
+    logits, target = torch.randn(4, 10), torch.arange(4)
+    for term in terms.values():
+        assert torch.isfinite(term(new_logits=logits, old_logits=logits.flip(0), target=target))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mlp", (2, 1, 8, 8)), ("resnet", (2, 1, 28, 28))])
+def test_models_build_and_take_their_pictures(name, shape):
+    assert name in options("model")
+    assert instantiate(composed(f"model={name}").model, _convert_="all")(torch.zeros(shape)).shape == (2, 10)
+
+
+def test_digits_build():
+    data = instantiate(composed("data=digits", "seed=1").data, _convert_="all")
+    assert (data.seed, len(data.base)) == (1, 1797)
+
+
+def test_trainer_builds(tmp_path):
+    cfg = composed("trainer=cpu", "epochs=3")
+    trainer = instantiate(cfg.trainer, logger=False, default_root_dir=str(tmp_path), _convert_="all")
+    assert (trainer.max_epochs, trainer.num_devices) == (3, 1)
+
+
+def test_callbacks_build_around_an_old_checkpoint(tmp_path):
+    module = instantiate(composed().model, _convert_="all")
+    torch.save(module.state_dict(), tmp_path / "old.ckpt")
+    cfg = composed("old=checkpoint", f"old.path={tmp_path / 'old.ckpt'}", f"cache_dir={tmp_path}")
+    built = instantiate(cfg.callbacks, _convert_="all")
+    assert built.keys() == {"old_outputs", "flips", "checkpoint", "progress"}
+    assert isinstance(built["old_outputs"], OldOutputCache)
+    assert isinstance(built["flips"], FlipMonitor)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainr=cpu", "Could not override 'trainr'"),
+        ("losses.weights.pcd=1", "Could not override 'losses.weights.pcd'"),
+        ("losses=nope", "Could not find 'losses/nope'"),
+    ],
+)
+def test_slip_in_an_override_is_told_in_words(override, words, tmp_path):
+    done = graceful(tmp_path, "train", override)
+    assert done.returncode == 2
+    assert done.stderr.startswith("graceful: ")
+    assert words in done.stderr
+    assert done.stderr.endswith("See graceful train --help for the groups and the config.\n")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "bench"])
+def test_help_of_a_command_lists_the_groups(command, tmp_path):
+    done = graceful(tmp_path, command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert [group for group in GROUPS if f"\n{group}: {', '.join(options(group))}\n" not in done.stdout] == []
+
+
+def test_help_lists_the_commands(capsys):
+    assert cli.main(["--help"]) == 0
+    said = capsys.readouterr()
+    assert all(f"\n  {command} " in said.out for command in ("train", "bench"))
+    assert said.err == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"]])
+def test_no_command_is_wrong_usage(arguments, capsys):
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert "usage: graceful COMMAND" in said.err
+    assert ("no command 'nonsense'" in said.err) == bool(arguments)
+    assert said.out == ""
+
+
+def interrupt():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        sys.exit(1)  # as Lightning does
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("job", "code"),
+    [
+        (interrupt, 130),
+        (lambda: fail(PermissionError("runs: not yours")), 65),
+        (lambda: fail(ZeroDivisionError()), 70),
+        (lambda: sys.exit(65), 65),
+        (lambda: None, 0),
+    ],
+    ids=["interrupted", "folder", "crash", "bad_data", "done"],
+)
+def test_nothing_broken_reads_as_a_verdict(job, code, monkeypatch):
+    for variable in (cli.COMMAND_VARIABLE, cli.FULL_ERROR_VARIABLE):
+        monkeypatch.setenv(variable, "")  # so that what main sets is taken back
+    monkeypatch.setattr(sys, "argv", ["graceful"])
+    monkeypatch.setattr(train, "main", job)
+    assert cli.main(["train"]) == code

@@ -1,0 +1,152 @@
+import csv
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_graceful.experiment.classifier import LitClassifier
+from lightning_graceful.models.mlp import MLP
+from lightning_graceful.report.evidence import Predictions
+
+
+def graceful(*arguments, cwd, code=0):
+    environment = {name: value for name, value in os.environ.items() if name not in {"LOCAL_RANK", "MASTER_PORT"}}
+    command = [sys.executable, "-m", "lightning_graceful", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+QUICK = ("epochs=2", "old.epochs=2", "callbacks.progress=null", "trainer.enable_progress_bar=false")
+
+
+def run_folder(cwd, job):
+    (folder,) = (cwd / "runs" / job).iterdir()
+    return folder
+
+
+def rates_by_hand(path):
+    rows = list(csv.DictReader(path.open()))
+    broke = sum(row["old"] == row["target"] != row["new"] for row in rows)
+    return len(rows), broke / len(rows), sum(row["new"] != row["target"] for row in rows) / len(rows)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    return folder, graceful("train", *QUICK, cwd=folder)
+
+
+def test_train_leaves_page_figures_predictions_and_logs(trained):
+    folder, printed = trained
+    run = run_folder(folder, "train")
+    assert str(run / "page.html") in printed
+    size, nfr, error = rates_by_hand(run / "predictions_pct.csv")
+    found = json.loads((run / "results.json").read_text())["ways"]["pct"]
+    assert size == 360
+    assert (found["nfr"], found["error_new"]) == pytest.approx((nfr, error))
+    metrics = list(csv.DictReader(next(run.glob("pct/**/metrics.csv")).open()))
+    assert {"val/nfr", "val/error_new", "train/loss/pct", "train/loss/task"} <= set(metrics[-1])
+    assert list(run.glob("pct/wandb/offline-run-*/*.wandb"))
+    assert list(run.glob("pct/**/new.ckpt"))
+
+
+def test_old_checkpoint_can_be_given(trained, tmp_path):
+    torch.manual_seed(0)
+    torch.save(LitClassifier(MLP(64, 10, hidden=(64,))).state_dict(), tmp_path / "old.ckpt")
+    printed = graceful(
+        "train", *QUICK[:1], *QUICK[2:], "old=checkpoint", "old.path=old.ckpt", "logger=csv", cwd=tmp_path
+    )
+    assert "NFR" in printed
+
+
+def test_old_checkpoint_of_another_class_is_one_sentence(tmp_path):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "old.ckpt")
+    printed = graceful("train", "old=checkpoint", "old.path=old.ckpt", "logger=none", cwd=tmp_path, code=65)
+    assert "Expected a checkpoint of LitClassifier" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("experiment=fashion_mnist", "data.folder=nowhere"), "Expected the files of Fashion-MNIST in nowhere"),
+        (("old=checkpoint", "old.path=nowhere.ckpt"), "checkpoint at nowhere.ckpt, found no file"),
+        (("data.old_fraction=0",), "Expected old_fraction in (0, 1]"),
+        (("model.net.num_classes=7",), "Expected one number of classes, got 7 (new) and 10 (old)"),
+    ],
+)
+def test_bad_data_is_one_sentence(tmp_path, overrides, words):
+    printed = graceful(
+        "train",
+        *QUICK[2:],
+        "old.epochs=1" if "old=checkpoint" not in overrides else "epochs=1",
+        "logger=none",
+        *overrides,
+        cwd=tmp_path,
+        code=65,
+    )
+    assert words in " ".join(printed.split())
+    assert "Traceback" not in printed
+
+
+def test_bench_compares_all_ways_on_every_sample(tmp_path):
+    printed = graceful(
+        "bench", *QUICK, "logger=none", "data.folds=2", "seeds=[0,1]", "select.grid=[0.1,1]", cwd=tmp_path
+    )
+    run = run_folder(tmp_path, "bench")
+    results = json.loads((run / "results.json").read_text())
+    assert list(results["ways"]) == ["plain", "new_error", "pct"]
+    said = Predictions.from_csv(run / "predictions_pct.csv")
+    assert sorted(said.id.tolist()) == list(range(1797))
+    size, nfr, error = rates_by_hand(run / "predictions_plain.csv")
+    assert size == 1797
+    assert (results["ways"]["plain"]["nfr"], results["ways"]["plain"]["error_new"]) == pytest.approx((nfr, error))
+    assert re.search(r"lambda (0\.1|1)$", results["ways"]["pct"]["detail"])
+    assert 0 < results["noise_floor"] < 1
+    assert "Noise floor" in printed
+    assert "Page: " in printed
+    assert (run / "page.html").stat().st_size > 1e6
+
+
+def test_bench_computes_the_old_outputs_once_a_seed(tmp_path):
+    graceful("bench", *QUICK, "logger=none", "seeds=[0]", cwd=tmp_path)
+    stores = list((tmp_path / "runs" / "old_outputs").iterdir())
+    assert len(stores) == 1
+
+
+def test_bench_without_plain_is_refused(tmp_path):
+    assert "way named 'plain'" in graceful("bench", "seeds=[]", cwd=tmp_path, code=65)
+
+
+def test_ddp_by_subprocess_works_and_counts_each_sample_once(tmp_path):
+    """Two processes started by Lightning from our own command; 180 validation samples, an odd batch size."""
+    printed = graceful("train", *QUICK, "trainer=ddp", "logger=csv", "data.batch_size=7", cwd=tmp_path)
+    run = run_folder(tmp_path, "train")
+    assert printed.count("Page: ") == 1
+    metrics = [row for row in csv.DictReader(next(run.glob("pct/**/metrics.csv")).open()) if row["val/nfr"]]
+    # Of 180 samples, so a whole number of them: a padded count would have another denominator.
+    for name in ("val/nfr", "val/error_new", "val/error_old"):
+        count = 180 * float(metrics[-1][name])
+        assert math.isclose(count, round(count), abs_tol=1e-3)
+
+
+def test_job_falls_back_to_csv_without_wandb(tmp_path):
+    (tmp_path / "block").mkdir()
+    Path(tmp_path / "block" / "sitecustomize.py").write_text(
+        "import sys\nclass No:\n    def find_spec(self, name, *rest):\n        if name == 'wandb': raise ModuleNotFoundError(name='wandb')\n"
+        "sys.meta_path.insert(0, No())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "block")}
+    command = [sys.executable, "-m", "lightning_graceful", "train", *QUICK]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(run_folder(tmp_path, "train").glob("pct/**/metrics.csv"))
