@@ -73,7 +73,7 @@ def test_version_is_the_installed_one():
 
 def test_environment_has_no_torchvision():
     reason = (
-        "torchvision is installed. On a CPU build of torch it breaks `import pytorch_lightning`, also for our users if one "
-        "of our needs brought it. Uninstall it, and install the package that needs it with --no-deps."
+        "torchvision is installed. On a CPU build of torch it breaks `import pytorch_lightning`, also for users if a need "
+        "of ours brought it. Uninstall it, and install the package that needs it with --no-deps."
     )
     assert importlib.util.find_spec("torchvision") is None, reason

@@ -27,7 +27,7 @@ def conf_dir() -> Path:
 def register() -> None:
     """Offer the groups ``losses``, ``callbacks`` and ``old`` to any Hydra application in this process.
 
-    With lightning-graceful installed, or its checkout on the path, Hydra finds the plugin by itself and this call alters
+    With lightning-graceful installed, or its checkout on the path, Hydra finds the plugin by itself and this call does
     nothing. It helps where Hydra's search does not reach ``hydra_plugins``, as in a frozen application.
 
     Example:

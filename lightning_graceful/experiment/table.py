@@ -25,7 +25,7 @@ def print_table(comparison: Comparison, console: Console) -> None:
         console: Where to.
     """
     table = Table(title=comparison.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1)
-    table.add_column("way", overflow="fold")
+    table.add_column("way", no_wrap=True)
     for column in ("error\nold", "error new\n(against plain)", "NFR\n(against plain)", "relative\nNFR", "time"):
         table.add_column(column, justify="right", no_wrap=True)
     for way in comparison.ways:
@@ -40,7 +40,7 @@ def print_table(comparison: Comparison, console: Console) -> None:
         )
     console.print(table)
     tested = f"{len(comparison.plain.predictions):,} tested"
-    notes = [f"{tested}; in brackets the paired 95 % interval of the difference, in points.", *_floor(comparison)]
+    notes = [f"{tested}; in brackets: paired 95 % interval of the difference from plain.", *_floor(comparison)]
     for note in [*notes, *comparison.notes]:
         console.print(note, markup=False, highlight=False)
 
@@ -65,8 +65,8 @@ def percent(rate: float, digits: int = 2) -> str:
 def _against_plain(way: Way, comparison: Comparison, difference: Callable[[Way, Way], Interval]) -> str:
     if way is comparison.plain:
         return ""
-    mean, low, high = found = difference(way, comparison.plain)
-    return f"\n{_points(mean)} [{_points(low)}, {_points(high)}]\n{difference_words(found)}"
+    found = difference(way, comparison.plain)
+    return f"\n[{_points(found.low)}, {_points(found.high)}]\n{difference_words(found)}"
 
 
 def _points(difference: float) -> str:

@@ -4,7 +4,6 @@ import copy
 import hashlib
 import inspect
 import itertools
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -208,7 +207,7 @@ def _load(path: Path, *, weights_only: bool) -> dict[str, Any]:
         raise FileNotFoundError(f"Expected the old model's checkpoint at {path}, found no file.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=weights_only)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:
         reason = " ".join(str(error).split())[:300]
         kind, remedy = "a checkpoint", "Is it whole?"
         if weights_only:

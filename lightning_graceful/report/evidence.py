@@ -327,7 +327,8 @@ def _difference(way: Way, plain: Way, column: str) -> Interval:
         # No sample differs, which no variance tells from certainty: the bounds are those of 0 in so many samples.
         most = float(wilson_interval(np.array(0), np.array(len(np.unique(said.id))))[1])
         return Interval(0.0, -most, most)
-    return clustered_difference_interval(ours.astype(np.float64) - theirs, said.seed[rows], said.id[rows])
+    mean, low, high = clustered_difference_interval(ours.astype(np.float64) - theirs, said.seed[rows], said.id[rows])
+    return Interval(mean, max(low, -1.0), min(high, 1.0))
 
 
 def _ratio(part: Any, whole: Any) -> float:

@@ -63,7 +63,7 @@ def test_two_samples_one_of_them_old_correct(kind):
 
 
 def test_weights_reach_their_own_sample():
-    """The official code broadcasts (N, 1) weights with (N,) distances: the focus vanishes. Ours must notice a permutation."""
+    """The official code broadcasts (N, 1) weights with (N,) distances, and the focus vanishes."""
     new, old, target = batch(6)
     flipped = old[[1, 0, 2, 3, 4, 5]]
     assert not torch.isclose(focal_distillation_loss(new, old, target), focal_distillation_loss(new, flipped, target))
