@@ -1,7 +1,7 @@
 """Small LightningModules, data and a trainer, shared by tests.
 
-The data are a fixed set of float64 rows, never shuffled: a hand-written loop sees the same batches. ``OldStub`` serves old
-outputs from a fixed linear map, so that tests of the mixin need no cache.
+The data are a fixed set of float64 rows, never shuffled: a hand-written loop sees the same batches. ``OldStub`` serves
+old outputs from a fixed linear map, so that tests of the mixin need no cache.
 """
 
 from typing import Any
@@ -42,11 +42,15 @@ class Lit(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return F.cross_entropy(self(batch[0]), batch[1])
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val/loss", F.cross_entropy(self(batch[0]), batch[1]))
-
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=self.hparams.lr, momentum=0.5)
+
+
+class ValidatingLit(Lit):
+    """Has a validation as well."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", F.cross_entropy(self(batch[0]), batch[1]))
 
 
 class DictLit(Lit):
@@ -136,14 +140,14 @@ def old_logits(x: Tensor) -> Tensor:
     return x @ weight.to(x.device).T
 
 
-def dataset() -> TensorDataset:
+def dataset(dtype: torch.dtype = torch.float64) -> TensorDataset:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(ROWS, FEATURES, generator=generator, dtype=torch.float64)
-    return TensorDataset(x, torch.randint(CLASSES, (ROWS,), generator=generator))
+    return TensorDataset(x.to(dtype), torch.randint(CLASSES, (ROWS,), generator=generator))
 
 
-def loader(batch_size: int = BATCH) -> DataLoader:
-    return DataLoader(dataset(), batch_size)
+def loader(batch_size: int = BATCH, dtype: torch.dtype = torch.float64) -> DataLoader:
+    return DataLoader(dataset(dtype), batch_size)
 
 
 def seeded(build: Any, *args: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_graceful import __version__
 from tests.hydra_app import (
     CONF,
     ROOT,
@@ -68,6 +69,10 @@ def test_wheel_brings_the_command(wheel):
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         words = archive.read(name).decode().split()
     assert "".join(words) == "[console_scripts]graceful=lightning_graceful.cli:main"
+
+
+def test_wheel_has_the_version_of_the_package(wheel):
+    assert wheel.name == f"lightning_graceful-{__version__}-py3-none-any.whl"
 
 
 def test_building_leaves_the_checkout_as_it_was(wheel):
