@@ -29,7 +29,10 @@ with initialize_config_dir(str(conf_dir()), version_base="1.3"):
     options = [path.relative_to(conf_dir()).with_suffix("").as_posix() for path in sorted(conf_dir().glob("*/*.yaml"))]
     for job in ("train", "bench"):
         for option in options:
-            OmegaConf.to_container(compose(job, [option.replace("/", "=")]), resolve=True)
+            group, name = option.split("/")
+            # A bench has losses a way, and no losses of its own that would be left unused.
+            place = "losses@ways.pct" if (job, group) == ("bench", "losses") else group
+            OmegaConf.to_container(compose(job, [f"{place}={name}"]), resolve=True)
             composed.append(f"{job} {option}")
 plugin = sys.modules["hydra_plugins.lightning_graceful_searchpath"]
 print(json.dumps({"composed": composed, "files": [lightning_graceful.__file__, plugin.__file__, str(conf_dir())]}))

@@ -1,7 +1,6 @@
 import contextlib
 import copy
 import io
-import os
 import pickle
 
 import lightning.pytorch
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_graceful import Batch, GracefulMixin, Outputs, make_graceful
 from lightning_graceful.models.capture import OutputCapture
@@ -404,6 +403,15 @@ def test_a_part_of_the_module_in_a_term_is_not_trained_twice():
     assert_trained_like(fitted(module), by_hand({}))
 
 
+def test_what_is_frozen_or_shared_joins_the_optimiser_never_or_once():
+    first, second, frozen = Centre(), Centre(), Centre()
+    second.centre = first.centre
+    frozen.requires_grad_(False)
+    module = make_graceful(Lit(), {"first": first, "second": second, "frozen": frozen})
+    added = module.configure_optimizers().param_groups[0]["params"][len(list(module.parameters())) :]
+    assert [id(parameter) for parameter in added] == [id(first.centre)]
+
+
 def test_trainable_terms_join_whatever_configure_optimizers_returns():
     class Listed(Lit):
         def configure_optimizers(self):
@@ -429,28 +437,48 @@ def test_no_optimiser_for_a_trainable_term_is_an_error():
         fitted(make_graceful(seeded(Without), {"centre": Centre()}))
 
 
+class Sided(Centre):
+    """Has a gradient on rank 0 only."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.rank = rank
+
+    def forward(self, new_logits):
+        return super().forward(new_logits) if self.rank == 0 else 0 * new_logits.sum()
+
+
 class RankedLit(GracefulMixin, Lit):
-    """Each rank begins with another centre: rank 0's must hold."""
+    """Each rank begins with another centre (rank 0's must hold), and takes every other row of a batch."""
 
     def configure_terms(self):
-        return {"centre": Centre(1.0 + self.trainer.global_rank), "distil": distil}
+        rank = self.trainer.global_rank
+        return {"centre": Centre(1.0 + rank), "sided": Sided(rank), "distil": distil}
+
+    def train_dataloader(self):
+        ranks = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+        return DataLoader(dataset(), BATCH // 2, sampler=DistributedSampler(dataset(), **ranks, shuffle=False))
 
 
-@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+@pytest.mark.parametrize("strategy", ["ddp_fork", pytest.param("ddp_spawn", marks=pytest.mark.slow)])
 def test_ranks_train_as_one(tmp_path, strategy):
     saver = ModelCheckpoint(tmp_path, save_last=True)
-    options = {"devices": 2, "strategy": strategy, "max_epochs": 2, "enable_checkpointing": True}
-    os.environ.pop("LOCAL_RANK", None)
-    running = trainer(OldStub(), saver, **options)
-    running.fit(seeded(RankedLit), loader(BATCH // 2))
+    options = {"devices": 2, "strategy": strategy, "enable_checkpointing": True, "use_distributed_sampler": False}
+    trainer(OldStub(), saver, **options).fit(seeded(RankedLit))
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    centre = torch.ones(CLASSES, dtype=torch.float64, requires_grad=True)
-    terms = {"centre": lambda new, old: (new - centre).square().mean(), "distil": distil}
-    expected = by_hand(terms, extra=[centre])
-    for name, tensor in expected.items():
-        torch.testing.assert_close(checkpoint["state_dict"][f"net.{name}"], tensor, rtol=0, atol=1e-12)
-    found = checkpoint["lightning_graceful"]["terms"]["centre"]["centre"]
-    torch.testing.assert_close(found, centre.detach(), rtol=0, atol=1e-12)
+
+    centre, sided = (torch.ones(CLASSES, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    terms = {
+        "centre": lambda new, old: (new - centre).square().mean(),
+        "sided": lambda new, old: (new[::2] - sided).square().mean() / 2,  # rank 0 has the even rows
+        "distil": distil,
+    }
+    expected = by_hand(terms, extra=[centre, sided])
+    found = {name.removeprefix("net."): tensor for name, tensor in checkpoint["state_dict"].items()}
+    torch.testing.assert_close(found, dict(expected), rtol=0, atol=1e-12)
+    states = checkpoint["lightning_graceful"]["terms"]
+    torch.testing.assert_close(states["centre"]["centre"], centre.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(states["sided"]["centre"], sided.detach(), rtol=0, atol=1e-12)
 
 
 # -- made classes ------------------------------------------------------------------------------------------------------
@@ -472,6 +500,19 @@ def test_made_modules_copy_and_pickle(of_class, clone, fit_first):
     fitted(module)
     assert_trained_like(copied, {k.removeprefix("net."): v for k, v in module.state_dict().items()})
     torch.testing.assert_close(copied._terms.state_dict(), module._terms.state_dict())
+
+
+def test_a_copy_made_within_a_step_leaves_the_step_out():
+    class Copying(Lit):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            copied = copy.deepcopy(self)
+            copied(batch[0] + 1)
+            assert copied._terms.step is None
+            return loss
+
+    module = make_graceful(seeded(Copying), {"distil": distil})
+    assert_trained_like(fitted(module), by_hand({"distil": distil}))
 
 
 def test_a_copy_is_of_the_same_class():
@@ -565,7 +606,8 @@ def test_no_hook_stays_on_the_module(base):
     with contextlib.suppress(KeyError):
         fitted(module)
     assert number_of_hooks(module) == 0
-    assert module._terms.step is None or module._terms.step.capture is None
+    step = module._terms.step
+    assert step is None if base is Lit else step.capture is None
 
 
 def test_a_second_fit_goes_on():
@@ -576,17 +618,15 @@ def test_a_second_fit_goes_on():
 
 
 @pytest.mark.filterwarnings("ignore")  # of Dynamo's own
-@pytest.mark.parametrize("compiled", ["in place", "wrapped", "whole"])
-def test_compiled_networks_are_seen(compiled):
+@pytest.mark.parametrize("in_place", [True, False])
+def test_compiled_networks_are_seen(in_place):
     torch._dynamo.reset()
-    module = seeded(NetLit if compiled != "whole" else Lit)
-    if compiled == "in place":
+    module = make_graceful(seeded(NetLit), {"distil": distil})
+    if in_place:
         module.net.compile(backend="aot_eager")
-    elif compiled == "wrapped":
+    else:
         module.net = torch.compile(module.net, backend="aot_eager")
-    make_graceful(module, {"distil": distil})
-    running = torch.compile(module, backend="aot_eager") if compiled == "whole" else module
-    trainer(OldStub()).fit(running, loader())
+    fitted(module)
     state = {name.replace("_orig_mod.", ""): tensor for name, tensor in module.state_dict().items()}
     expected = by_hand({"distil": distil})
     for name, tensor in expected.items():
@@ -662,10 +702,17 @@ def test_an_embedding_by_hand_needs_no_path():
     assert_trained_like(fitted(module), by_hand({}))
 
 
+class Filling(OldStub):
+    """Stands for a cache that fills for hours."""
+
+    def on_train_start(self, trainer, pl_module):
+        raise AssertionError
+
+
 @pytest.mark.parametrize("path", ["nett", "net.head", "net.fc.weight"])
-def test_a_wrong_path_is_an_error_before_training(path):
+def test_a_wrong_path_is_an_error_before_the_cache_is_filled(path):
     with pytest.raises(ValueError, match=f"module at '{path}'"):
-        fitted(make_graceful(seeded(Lit), {"bias": bias}, logits=path))
+        trainer(Filling()).fit(make_graceful(seeded(Lit), {"bias": bias}, logits=path), loader())
 
 
 @pytest.mark.parametrize(
@@ -690,7 +737,7 @@ def test_steps_that_fetch_their_own_batches_are_refused():
         fitted(make_graceful(seeded(Fetching), {"bias": bias}))
 
 
-# -- the redirected call of DDP -----------------------------------------------------------------------------------------
+# -- the redirected call of DDP ----------------------------------------------------------------------------------------
 
 
 def test_a_step_that_ddp_calls_through_forward_is_no_output():

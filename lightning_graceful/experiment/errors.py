@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from lightning_graceful.data.rows import CacheError
@@ -34,6 +35,10 @@ def reported(job: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Resu
             return job(cfg)
         except Exception as error:
             cause = _cause(error)
+            if isinstance(cause, OmegaConfBaseException):
+                first = str(cause).strip().splitlines()[0]
+                Console(stderr=True).print(f"graceful: {first}", markup=False, soft_wrap=True)
+                sys.exit(EXIT_USAGE)
             if isinstance(cause, ValueError | FileNotFoundError | CacheError):
                 Console(stderr=True).print(f"graceful: {cause}", markup=False, soft_wrap=True)
                 sys.exit(EXIT_BAD_DATA)

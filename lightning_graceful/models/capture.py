@@ -126,7 +126,7 @@ class OutputCapture:
             )
         return fitting[0]
 
-    def _watch(self, path: str, module: nn.Module) -> list[RemovableHandle]:
+    def _watch(self, path: str, watched: nn.Module) -> list[RemovableHandle]:
         entered: list[Any] = []
 
         def enter(module: nn.Module, _args: Any) -> None:
@@ -136,11 +136,12 @@ class OutputCapture:
             # Under DDP Lightning runs a step by way of module.forward, replaced for that call: no output of the model.
             is_redirected = not path and (not entered or entered.pop() != module.forward)
             value = logits_in(output)
-            if value is not None and not is_redirected:
+            # A copy made between start and stop has the hook, too, but is another model.
+            if value is not None and module is watched and not is_redirected:
                 self._calls.setdefault(path, []).append(value)
 
-        entering = [] if path else [module.register_forward_pre_hook(enter)]
-        return [*entering, module.register_forward_hook(keep)]
+        entering = [] if path else [watched.register_forward_pre_hook(enter)]
+        return [*entering, watched.register_forward_hook(keep)]
 
     def _seen(self) -> Any:
         return {path or "self": [tuple(v.shape) for v in calls] for path, calls in self._calls.items()} or "none"
@@ -150,8 +151,8 @@ class OutputCapture:
         return (
             f"Expected exactly one output of shape {shape}{' with a graph' if graph else ''} to be the logits, "
             f"got {found}. Outputs seen: {self._seen()}; watched: {[path or 'self' for path in self._watched]}. Name "
-            'the module whose output they are (logits="path.of.module"; calls of its .forward() go unseen), or call '
-            f"self.graceful_loss(...) in training_step.{hint}"
+            'the module whose output they are (logits="path.of.module"; calls of its .forward() go unseen), or, in '
+            f"training_step, call self.graceful_loss(...).{hint}"
         )
 
 

@@ -1,0 +1,31 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning_graceful
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_example_project_trains_gracefully(tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / "existing_project.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "val/nfr" in done.stdout
+    assert (tmp_path / "runs/example/old_outputs").is_dir()
+
+
+def test_code_in_the_readme_uses_names_that_exist():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        compile(block, "README.md", "exec")
+        for names in re.findall(r"from lightning_graceful import (.*)", block):
+            assert all(hasattr(lightning_graceful, name.strip()) for name in names.split(","))
+
+
+def test_commands_in_the_readme_are_in_the_makefile():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text()))
+    assert {"demo", "test"} <= named <= targets
