@@ -8,7 +8,19 @@ from setuptools import find_namespace_packages, find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "lightning_graceful/__init__.py").read_text())[1]
 REPORT = ["plotly>=6", "jinja2>=3.1", "pillow>=10"]
-DEV = ["build", "lightning", "mypy", "pytest>=8", "pytest-timeout", "ruff", "scipy-stubs", "selenium>=4", "setuptools>=77", "statsmodels", "wheel"]
+DEV = [
+    "build",
+    "lightning",
+    "mypy",
+    "pytest>=8",
+    "pytest-timeout",
+    "ruff",
+    "scipy-stubs",
+    "selenium>=4",
+    "setuptools>=77",
+    "statsmodels",
+    "wheel",
+]
 
 setup(
     name="lightning-graceful",
@@ -21,7 +33,8 @@ setup(
     # conf/ lies beside the package in the checkout and inside it in the wheel. Hydra looks for plugins along the path of
     # the namespace hydra_plugins, to which an editable install adds this folder only if the namespace itself is named.
     packages=[
-        *find_packages(include=["lightning_graceful*"]), "lightning_graceful.conf",
+        *find_packages(include=["lightning_graceful*"]),
+        "lightning_graceful.conf",
         *find_namespace_packages(include=["hydra_plugins*"]),
     ],
     package_dir={"lightning_graceful.conf": "conf"},
@@ -30,8 +43,16 @@ setup(
         "lightning_graceful.conf": ["**/*.yaml"],
     },
     install_requires=[
-        "torch>=2.2", "pytorch-lightning>=2.2", "torchmetrics>=1.3", "numpy>=1.26", "scipy>=1.11", "safetensors>=0.4",
-        "hydra-core>=1.3.2", "wandb>=0.17", "rich>=13", "scikit-learn>=1.3",
+        "torch>=2.2",
+        "pytorch-lightning>=2.2",
+        "torchmetrics>=1.3",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "safetensors>=0.4",
+        "hydra-core>=1.3.2",
+        "wandb>=0.17",
+        "rich>=13",
+        "scikit-learn>=1.3",
     ],
     extras_require={"report": REPORT, "dev": [*REPORT, *DEV]},
     entry_points={"console_scripts": ["graceful=lightning_graceful.cli:main"]},

@@ -244,7 +244,7 @@ def test_other_classes_than_the_old_models_are_an_error_that_says_label_map():
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             pl_module.old_outputs = Outputs(old_logits(batch[0])[:, :2])
 
-    with pytest.raises(RuntimeError, match=r"shape \(4, 2\).*label_map"):
+    with pytest.raises(ValueError, match=r"got 3 \(new\) and 2 \(old\).*label_map"):
         trainer(Fewer()).fit(make_graceful(seeded(Lit), {"distil": distil}), loader())
 
 

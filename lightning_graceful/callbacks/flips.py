@@ -226,6 +226,6 @@ class FlipMonitor(pl.Callback):
         if train is not None and val is not None and float(train) - val > MEMORISED and not self._warned:
             self._warned = True
             rank_zero_warn(
-                f"The old model is right on {float(train):.1%} of the training samples but on {val:.1%} of the validation "
-                "samples: it has memorised training samples, where its outputs say little about new ones."
+                f"The old model is right on {float(train):.1%} of the training samples but on {val:.1%} of the "
+                "validation samples: it has memorised training samples, where its outputs say little about new ones."
             )

@@ -188,7 +188,7 @@ class OldOutputCache(pl.Callback):
         raw = read(samples.batch)
         if batch_size(raw) != len(samples.position):
             raise RuntimeError(
-                f"Expected a batch of the {len(samples.position)} samples that the sampler drew, got {batch_size(raw)}: "
+                f"Expected a batch of the {len(samples.position)} samples that were drawn, got {batch_size(raw)}: "
                 "the collate function drops or adds samples. Run the old model live: "
                 'OldOutputCache(old, cache_dir, fill="never").'
             )

@@ -233,7 +233,7 @@ class DatasetStores:
                 delivered.append(content_hash(self._deliver(first)))
         if delivered[0] != delivered[1]:
             raise CacheError(
-                "Expected a batch to be the same each time it is moved to the device (views=1), but a batch transfer hook "
+                "Expected a batch to be the same each time it is moved to the device (views=1), but a transfer hook "
                 f"such as on_after_batch_transfer is random. {remedy}"
             )
 

@@ -132,7 +132,7 @@ class TrackedIterator:
         return len(cast("Sequence[Any]", self._inner))
 
     def __getattr__(self, name: str) -> Any:
-        """Look all else up in the loader's own iterator."""
+        """Return what the loader's own iterator has by that name."""
         return getattr(self._inner, name)
 
     def take(self) -> Samples:

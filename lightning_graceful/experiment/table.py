@@ -24,7 +24,9 @@ def print_table(comparison: Comparison, console: Console) -> None:
         comparison: The ways; the first is plain training.
         console: Where to.
     """
-    table = Table(title=comparison.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1)
+    table = Table(
+        title=comparison.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, leading=1
+    )
     table.add_column("way", no_wrap=True)
     for column in ("error\nold", "error new\n(against plain)", "NFR\n(against plain)", "relative\nNFR", "time"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -90,9 +90,21 @@ class OutputCapture:
 
         Raises:
             RuntimeError: If there is not exactly one candidate; names what was seen.
+            ValueError: If there is exactly one, of another width.
         """
         width = classes if self._logits is None else None
+        found = self._fitting(batch_size, width, graph=graph)
+        if len(found) == 1:
+            return found[0]
+        others = self._fitting(batch_size, None, graph=graph)
+        if len(others) == 1:
+            raise ValueError(
+                f"Expected one number of classes, got {others[0].shape[1]} (new) and {width} (old). Give the OldModel "
+                "a label_map: for each new class its column in the old model, or -1."
+            )
+        raise RuntimeError(self._not_one(len(found), f"({batch_size}, {width or 'classes'})", graph=graph))
 
+    def _fitting(self, batch_size: int, width: int | None, *, graph: bool) -> list[Tensor]:
         def fits(value: Tensor) -> bool:
             shape_fits = value.ndim == 2 and len(value) == batch_size and width in {None, value.shape[1]}
             return shape_fits and (value.requires_grad or not graph)
@@ -100,10 +112,7 @@ class OutputCapture:
         fitting = [(path, v) for path in self._candidates for v in self._calls.get(path, []) if fits(v)]
         # What the module itself returned contains what its children did.
         own = [value for path, value in fitting if not path]
-        found = {id(value): value for value in own or [value for _, value in fitting]}
-        if len(found) == 1:
-            return next(iter(found.values()))
-        raise RuntimeError(self._not_one(len(found), f"({batch_size}, {width or 'classes'})", graph=graph))
+        return list({id(value): value for value in own or [value for _, value in fitting]}.values())
 
     def embedding(self, batch_size: int) -> Tensor:
         """Return the one embedding collected since ``start``, flattened to ``(N, D)``, with its graph.

@@ -274,8 +274,10 @@ class Sized(Lit):
         self.loaded = True
 
 
-class Configured(Lit):
+class Configured(pl.LightningModule):
     """Takes all hyper-parameters as one dict, and makes its layers late."""
+
+    forward, training_step, configure_optimizers = Lit.forward, Lit.training_step, Lit.configure_optimizers
 
     def __init__(self, config):
         super().__init__()
