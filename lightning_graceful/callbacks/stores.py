@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_graceful.data.batch import BatchAdapter, Outputs
 from lightning_graceful.data.identity import BaseSamples, Samples, base_samples
-from lightning_graceful.data.manifest import nearest, store_path
+from lightning_graceful.data.manifest import MANIFEST, nearest, store_path
 from lightning_graceful.data.probe import content_hash, probe_batch, seeded
 from lightning_graceful.data.rows import CacheError, Dtype, RowLayout
 from lightning_graceful.data.store import OutputStore
@@ -204,11 +204,13 @@ class DatasetStores:
             return _read_only(self._cache_dir, fingerprint)
         fingerprint |= {"old": self._old.fingerprint, "dtype": self._dtype}
         path = store_path(self._cache_dir, fingerprint)
-        if not path.exists() and (near := nearest(self._cache_dir, fingerprint)) is not None:
+        # The manifest is what makes a store: another rank may just have made the folder.
+        exists = (path / MANIFEST).is_file()
+        if not exists and (near := nearest(self._cache_dir, fingerprint)) is not None:
             console.print(
                 f"Old outputs: a new store is begun; the nearest, {near[0].name}, differs in {', '.join(near[1])}."
             )
-        layout = OutputStore.open_existing(path).layout if path.exists() else self._layout(raw)
+        layout = OutputStore.open_existing(path).layout if exists else self._layout(raw)
         return OutputStore.open(path, fingerprint=fingerprint, num_rows=len(dataset), layout=layout)  # type: ignore[arg-type]
 
     def _layout(self, raw: Any) -> RowLayout:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -41,9 +42,11 @@ def print_table(comparison: Comparison, console: Console) -> None:
             "n/a" if way.wall_seconds is None else f"{way.wall_seconds:,.0f} s",
         )
     console.print(table)
-    tested = f"{len(comparison.plain.predictions):,} tested"
-    notes = [f"{tested}; in brackets: paired 95 % interval of the difference from plain.", *_floor(comparison)]
-    for note in [*notes, *comparison.notes]:
+    said = comparison.plain.predictions
+    notes = [f"{len(np.unique(said.id)):,} samples tested, {len(said):,} rows over the seeds."]
+    if len(comparison.ways) > 1:
+        notes.append("In brackets: paired 95 % interval of the difference from plain, in points.")
+    for note in [*notes, *_floor(comparison), *comparison.notes]:
         console.print(note, markup=False, highlight=False)
 
 

@@ -83,7 +83,7 @@ def test_old_checkpoint_of_another_class_is_one_sentence(tmp_path):
         (("experiment=fashion_mnist", "data.folder=nowhere"), "Expected the files of Fashion-MNIST in nowhere"),
         (("old=checkpoint", "old.path=nowhere.ckpt"), "checkpoint at nowhere.ckpt, found no file"),
         (("data.old_fraction=0",), "Expected old_fraction in (0, 1]"),
-        (("model.net.num_classes=7",), "Expected one number of classes, got 7 (new) and 10 (old)"),
+        (("model.net.num_classes=12",), "Expected one number of classes, got 12 (new) and 10 (old)"),
     ],
 )
 def test_bad_data_is_one_sentence(tmp_path, overrides, words):
