@@ -10,7 +10,8 @@ from rich.console import Console
 
 from lightning_graceful.data.datasets import ImageArrays
 from lightning_graceful.experiment.table import print_table
-from lightning_graceful.report.evidence import Comparison, paired_difference, paired_error_difference
+from lightning_graceful.report.differences import paired_difference, paired_error_difference
+from lightning_graceful.report.evidence import Comparison
 
 
 def images_of_flips(comparison_ids: "np.ndarray[Any, np.dtype[np.int64]]", data: ImageArrays) -> dict[int, Any]:

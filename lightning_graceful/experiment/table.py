@@ -3,19 +3,13 @@
 import math
 from collections.abc import Callable
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from lightning_graceful.functional.statistics import Interval
-from lightning_graceful.report.evidence import (
-    Comparison,
-    Way,
-    difference_words,
-    paired_difference,
-    paired_error_difference,
-)
+from lightning_graceful.report.differences import difference_words, paired_difference, paired_error_difference
+from lightning_graceful.report.evidence import Comparison, Way
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
@@ -43,7 +37,7 @@ def print_table(comparison: Comparison, console: Console) -> None:
         )
     console.print(table)
     said = comparison.plain.predictions
-    notes = [f"{len(np.unique(said.id)):,} samples tested, {len(said):,} rows over the seeds."]
+    notes = [f"{said.samples:,} samples tested, {len(said):,} rows over the seeds."]
     if len(comparison.ways) > 1:
         notes.append("In brackets: paired 95 % interval of the difference from plain, in points.")
     for note in [*notes, *_floor(comparison), *comparison.notes]:

@@ -4,12 +4,10 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from lightning_graceful.functional.statistics import Interval, clustered_difference_interval, wilson_interval
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -66,6 +64,11 @@ class Predictions:
         return len(self.id)
 
     @property
+    def samples(self) -> int:
+        """Number of distinct samples; over several seeds there are more rows."""
+        return len(np.unique(self.id))
+
+    @property
     def negative(self) -> Mask:
         """Rows that the old model had right and the new one gets wrong, bool, shape ``(N,)``."""
         return np.asarray((self.old == self.target) & self.wrong, np.bool_)
@@ -89,27 +92,27 @@ class Predictions:
     @property
     def nfr(self) -> float:
         """Negative flips / rows, NaN without rows."""
-        return _ratio(self.table[1, 0], len(self))
+        return ratio(self.table[1, 0], len(self))
 
     @property
     def pfr(self) -> float:
         """Positive flips / rows, NaN without rows."""
-        return _ratio(self.table[0, 1], len(self))
+        return ratio(self.table[0, 1], len(self))
 
     @property
     def error_old(self) -> float:
         """Share of rows that the old model has wrong, NaN without rows."""
-        return _ratio(self.table[0].sum(), len(self))
+        return ratio(self.table[0].sum(), len(self))
 
     @property
     def error_new(self) -> float:
         """Share of rows that the new model has wrong, NaN without rows."""
-        return _ratio(self.table[:, 0].sum(), len(self))
+        return ratio(self.table[:, 0].sum(), len(self))
 
     @property
     def relative_nfr(self) -> float:
         """NFR / ((1 - error_old) * error_new): 1 if the models erred independently, NaN for 0/0."""
-        return _ratio(self.nfr, (1 - self.error_old) * self.error_new)
+        return ratio(self.nfr, (1 - self.error_old) * self.error_new)
 
     def to_csv(self, path: str | Path) -> None:
         """Write the rows as CSV with the columns of the attributes; float32 values survive the round trip.
@@ -248,90 +251,12 @@ def aligned_rows(way: Way, plain: Way) -> tuple[Integers, Integers]:
     return rows, plain_rows
 
 
-def paired_difference(way: Way, plain: Way) -> Interval:
-    """Difference in the negative-flip rate, way - plain, over the same (id, seed) rows, clustered by seed and id.
-
-    Args:
-        way: One way.
-        plain: The way it is compared with.
-
-    Returns:
-        Mean and bounds as fractions; negative means that ``way`` breaks less. NaN without rows.
-
-    Example:
-        >>> zeros, sure = np.zeros(4, np.int64), np.full(4, 0.9, np.float32)
-        >>> plain = Way("plain", Predictions(np.arange(4), zeros, zeros, zeros, np.array([0, 1, 1, 0]), sure, sure))
-        >>> pct = Way("pct", Predictions(np.arange(4), zeros, zeros, zeros, np.array([0, 1, 0, 0]), sure, sure))
-        >>> float(paired_difference(pct, plain).mean)
-        -0.25
-    """
-    return _difference(way, plain, "negative")
-
-
-def paired_error_difference(way: Way, plain: Way) -> Interval:
-    """Return the difference in the error of the new model, way - plain, as in :func:`paired_difference`."""
-    return _difference(way, plain, "wrong")
-
-
-def rate_interval(flags: Mask, ids: Integers) -> Interval:
-    """Share of rows with its Wilson interval at 95 %.
-
-    Rows of several seeds repeat samples; the interval counts distinct samples only, as if the repeats told nothing new.
-
-    Args:
-        flags: What is counted, bool, shape ``(N,)``.
-        ids: Sample ids, shape ``(N,)``.
-
-    Returns:
-        Share and bounds as fractions, NaN without rows.
-
-    Example:
-        >>> share, low, high = rate_interval(np.array([True, False, False, False]), np.arange(4))
-        >>> round(share, 3), round(low, 3), round(high, 3)
-        (0.25, 0.046, 0.699)
-    """
-    share, samples = _ratio(flags.sum(), len(flags)), len(np.unique(ids))
-    low, high = wilson_interval(np.array(share * samples if samples else 0.0), np.array(samples))
-    return Interval(share, float(low), float(high))
-
-
-def difference_words(interval: Interval) -> Literal["lower", "higher", "not distinguishable", "n/a"]:
-    """Say in words what an interval of a difference shows.
-
-    Args:
-        interval: Mean and bounds.
-
-    Returns:
-        "lower" or "higher" where the interval excludes 0, "not distinguishable" where it does not, "n/a" for NaN.
-
-    Example:
-        >>> difference_words(Interval(-0.3, -0.5, -0.1)), difference_words(Interval(-0.3, -0.7, 0.1))
-        ('lower', 'not distinguishable')
-    """
-    if np.isnan([interval.low, interval.high]).any():
-        return "n/a"
-    if interval.high < 0:
-        return "lower"
-    return "higher" if interval.low > 0 else "not distinguishable"
-
-
 def _key_order(predictions: Predictions) -> Integers:
     return np.lexsort((predictions.seed, predictions.id)).astype(np.int64)
 
 
-def _difference(way: Way, plain: Way, column: str) -> Interval:
-    rows, plain_rows = aligned_rows(way, plain)
-    ours, theirs = getattr(way.predictions, column)[rows], getattr(plain.predictions, column)[plain_rows]
-    said = way.predictions
-    if len(rows) and np.array_equal(ours, theirs):
-        # No sample differs, which no variance tells from certainty: the bounds are those of 0 in so many samples.
-        most = float(wilson_interval(np.array(0), np.array(len(np.unique(said.id))))[1])
-        return Interval(0.0, -most, most)
-    mean, low, high = clustered_difference_interval(ours.astype(np.float64) - theirs, said.seed[rows], said.id[rows])
-    return Interval(mean, max(low, -1.0), min(high, 1.0))
-
-
-def _ratio(part: Any, whole: Any) -> float:
+def ratio(part: Any, whole: Any) -> float:
+    """Return part / whole, NaN where there is nothing to divide by."""
     return float(part) / float(whole) if whole else float("nan")
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lightning_graceful.report.evidence import Comparison, Predictions, Way, rate_interval
+from lightning_graceful.report.differences import rate_interval
+from lightning_graceful.report.evidence import Comparison, Predictions, Way
 
 # By way, the plain one first and grey; hues of Okabe and Ito, shaded for 3:1 and more on a light and on a dark ground.
 LIGHT = ("#5b6673", "#0072b2", "#c65102", "#00805f", "#a0478a", "#846600", "#1f2933")

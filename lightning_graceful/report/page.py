@@ -17,18 +17,14 @@ from plotly.offline import get_plotlyjs
 
 from lightning_graceful.functional.statistics import Interval
 from lightning_graceful.report import figures
-from lightning_graceful.report.evidence import (
-    Comparison,
-    Image,
-    Integers,
-    Predictions,
-    Way,
+from lightning_graceful.report.differences import (
     difference_words,
     paired_difference,
     paired_error_difference,
     rate_interval,
 )
-from lightning_graceful.report.verdict import bounds, percent, points, verdict_lines
+from lightning_graceful.report.evidence import Comparison, Image, Integers, Predictions, Way
+from lightning_graceful.report.verdict import bounds, percent, points, seeds_of, verdict_lines
 
 SHOWN = 60  # rows on the screen at once
 KEPT = 1000  # rows a way in the file, so that a filter finds more than the worst
@@ -168,8 +164,7 @@ def _summary(comparison: Comparison) -> list[Line]:
 
 
 def _tested(way: Way) -> Cell:
-    seeds = len(np.unique(way.predictions.seed))
-    return Cell(f"{len(way.predictions):,}", f"{seeds} seeds" if seeds > 1 else "")
+    return Cell(f"{way.predictions.samples:,}", seeds_of(way))
 
 
 def _rate(way: Way, flags: Any) -> Cell:

@@ -3,14 +3,13 @@
 import math
 
 from lightning_graceful.functional.statistics import Interval
-from lightning_graceful.report.evidence import (
-    Comparison,
-    Way,
+from lightning_graceful.report.differences import (
     difference_words,
     paired_difference,
     paired_error_difference,
     rate_interval,
 )
+from lightning_graceful.report.evidence import Comparison, Way
 
 
 def verdict_line(comparison: Comparison) -> str:
@@ -117,10 +116,24 @@ def _alone(way: Way) -> str:
     )
 
 
+def seeds_of(way: Way) -> str:
+    """Say over how many seeds the answers are, where samples repeat.
+
+    Args:
+        way: One way to train the new model.
+
+    Returns:
+        Such as ``"50,000 answers over 5 seeds"``; empty where each sample was tested once.
+    """
+    said = way.predictions
+    seeds = len(set(said.seed.tolist()))
+    return f"{len(said):,} answers over {seeds} seeds" if len(said) > said.samples else ""
+
+
 def _counts(way: Way) -> str:
     table = way.predictions.table
-    broken, fixed, seeds = table[1, 0], table[0, 1], len(set(way.predictions.seed.tolist()))
-    tested = f"{len(way.predictions):,} tested" + (f", {seeds} seeds" if seeds > 1 else "")
+    broken, fixed = table[1, 0], table[0, 1]
+    tested = f"{way.predictions.samples:,} tested" + (f", {seeds_of(way)}" if seeds_of(way) else "")
     cases = "case" if broken == 1 else "cases"
     return f"breaks {broken:,} {cases} that the old model had right and fixes {fixed:,} ({tested})"
 

@@ -7,16 +7,13 @@ import numpy as np
 import pytest
 
 from lightning_graceful.functional.statistics import Interval
-from lightning_graceful.report.evidence import (
-    COLUMNS,
-    Comparison,
-    Predictions,
-    Way,
+from lightning_graceful.report.differences import (
     difference_words,
     paired_difference,
     paired_error_difference,
     rate_interval,
 )
+from lightning_graceful.report.evidence import COLUMNS, Comparison, Predictions, Way
 from lightning_graceful.report.verdict import verdict_line
 
 
