@@ -15,6 +15,7 @@ from lightning_graceful.experiment.errors import reported
 from lightning_graceful.experiment.predictions import Answers, answers, pooled, predictions, samples
 from lightning_graceful.experiment.results import images_of_flips, leave
 from lightning_graceful.experiment.searchpath import conf_dir
+from lightning_graceful.experiment.table import percent
 from lightning_graceful.experiment.update import (
     Trained,
     build_data,
@@ -61,10 +62,13 @@ class Bench:
         self._console = console
         self._grid = [float(weight) for weight in cfg.select.grid or []]
         self._weights: dict[str, float] = {}
+        self._tried: list[str] = []
         self._seconds = dict.fromkeys(self._ways, 0.0)
         self._said: dict[str, list[Predictions]] = {name: [] for name in [*self._ways, AGAIN]}
+        self._plain_val: dict[str, float] = {}
         self._done = 0
-        self._total = len(cfg.seeds) * (len(self._ways) + 2) + len(self._grid) * (len(self._ways) - 1)
+        selecting = (len(self._ways) - 1) * (len(self._grid) - 1) if self._grid else 0
+        self._total = len(cfg.seeds) * (len(self._ways) + 2) + selecting
 
     def run(self) -> Comparison:
         """Run everything.
@@ -93,9 +97,8 @@ class Bench:
         of, old = samples(loader), answers(seed.old.to("cpu"), loader)
         said: dict[str, Answers] = {}
         for name in [PLAIN, *(name for name in self._ways if name != PLAIN)]:
-            if self._grid and name != PLAIN and name not in self._weights:
-                self._weights[name] = self._select(seed, name)
-            trained = self._train(seed, name)
+            is_open = self._grid and name != PLAIN and name not in self._weights
+            trained = self._select(seed, name) if is_open else self._train(seed, name)
             if name == PLAIN:
                 self._plain_val = trained.val
             self._seconds[name] += trained.seconds
@@ -123,15 +126,24 @@ class Bench:
             self._cfg, losses, seed.data, seed.old, seed.directory, name=run.replace(" ", "_"), seed=number
         )
 
-    def _select(self, seed: _Seed, name: str) -> float:
-        # Choose a weight on validation data: the lowest NFR at a bearable price in error.
+    def _select(self, seed: _Seed, name: str) -> Trained:
+        # Choose a weight on validation data: the lowest NFR at a bearable price in error, else the least error.
         allowed = self._plain_val["val/error_new"] + self._cfg.select.max_error_increase
-        tried = {weight: self._train(seed, name, weight).val for weight in self._grid}
-        bearable = {weight: val for weight, val in tried.items() if val["val/error_new"] <= allowed}
-        if not bearable:
-            # None is bearable: the least harmful.
-            return min(tried, key=lambda weight: tried[weight]["val/error_new"])
-        return min(bearable, key=lambda weight: bearable[weight]["val/nfr"])
+        tried = {weight: self._train(seed, name, weight) for weight in self._grid}
+
+        def harm(weight: float) -> tuple[bool, float]:
+            val = tried[weight].val
+            is_bearable = val["val/error_new"] <= allowed
+            return not is_bearable, val["val/nfr"] if is_bearable else val["val/error_new"]
+
+        self._weights[name] = min(tried, key=harm)
+        figures = (
+            f"{weight:g}: {percent(trained.val['val/nfr'])}, {percent(trained.val['val/error_new'])}"
+            for weight, trained in tried.items()
+        )
+        plain = f"{percent(self._plain_val['val/nfr'])}, {percent(self._plain_val['val/error_new'])}"
+        self._tried.append(f"{name}, validation NFR and error by weight (plain {plain}): {'; '.join(figures)}.")
+        return tried[self._weights[name]]
 
     def _detail(self, name: str) -> str:
         weights = {self._weights[name]} if name in self._weights else set(self._cfg.ways[name].weights.values())
@@ -146,6 +158,7 @@ class Bench:
         )
         return [
             f"The old model saw {data.old_fraction:.0%} of the training samples. {chosen}",
+            *self._tried,
             "Time is the training of the new models; the old model's outputs are computed once and shared by all ways.",
         ]
 
