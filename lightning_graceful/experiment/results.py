@@ -56,22 +56,24 @@ def _page(comparison: Comparison, directory: Path) -> Path | None:
 
 
 def _figures(comparison: Comparison) -> dict[str, Any]:
-    ways = {}
+    ways: dict[str, dict[str, Any]] = {}
     for way in comparison.ways:
         said = way.predictions
         ways[way.name] = {
             "detail": way.detail,
-            "samples": len(said),
+            "samples": said.samples,
+            "rows": len(said),
             "table": said.table.tolist(),
             "error_old": said.error_old,
             "error_new": said.error_new,
             "nfr": said.nfr,
             "pfr": said.pfr,
             "relative_nfr": said.relative_nfr,
-            "nfr_against_plain": paired_difference(way, comparison.plain)._asdict(),
-            "error_against_plain": paired_error_difference(way, comparison.plain)._asdict(),
             "wall_seconds": way.wall_seconds,
         }
+        if way is not comparison.plain:
+            ways[way.name]["nfr_against_plain"] = paired_difference(way, comparison.plain)._asdict()
+            ways[way.name]["error_against_plain"] = paired_error_difference(way, comparison.plain)._asdict()
     figures = {
         "title": comparison.title,
         "noise_floor": comparison.noise_floor,
