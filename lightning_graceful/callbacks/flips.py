@@ -42,7 +42,8 @@ class FlipMonitor(pl.Callback):
         ValueError: If ``old`` is no OldModel.
 
     Example:
-        >>> old = OldModel(torch.nn.Linear(2, 3))
+        >>> from torch import nn
+        >>> old = OldModel(nn.Linear(2, 3))
         >>> trainer = pl.Trainer(callbacks=[FlipMonitor(old)], logger=False, enable_checkpointing=False)
     """
 

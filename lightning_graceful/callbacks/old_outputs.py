@@ -42,7 +42,8 @@ class OldOutputCache(pl.Callback):
         ValueError: If an argument is unknown, or ``old`` is missing where it is needed.
 
     Example:
-        >>> cache = OldOutputCache(OldModel(torch.nn.Linear(2, 3)), "old_outputs")
+        >>> from torch import nn
+        >>> cache = OldOutputCache(OldModel(nn.Linear(2, 3)), "old_outputs")
         >>> trainer = pl.Trainer(callbacks=[cache], logger=False, enable_checkpointing=False)
     """
 
