@@ -1,5 +1,7 @@
 """The LightningModule of the jobs: an ordinary classifier that knows nothing of flips."""
 
+from collections.abc import Callable
+
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -8,23 +10,25 @@ from torch import Tensor, nn
 
 
 class LitClassifier(pl.LightningModule):
-    """Cross-entropy, AdamW and a one-cycle learning rate.
+    """Cross-entropy and a one-cycle learning rate.
 
     Args:
         net: Gives logits ``(N, C)`` of a batch of images.
         lr: Highest learning rate.
-        weight_decay: Of AdamW.
+        optimizer: Builds the optimiser of ``(parameters, lr=lr)``; its momentum is cycled, too.
 
     Example:
         >>> LitClassifier(nn.Linear(4, 3))(torch.zeros(2, 4)).shape
         torch.Size([2, 3])
     """
 
-    def __init__(self, net: nn.Module, *, lr: float = 0.01, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self, net: nn.Module, *, lr: float = 0.01, optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
+    ) -> None:
         super().__init__()
         self.net = net
         self.lr = lr
-        self.weight_decay = weight_decay
+        self.optimizer = optimizer
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits ``(N, C)``."""
@@ -46,8 +50,8 @@ class LitClassifier(pl.LightningModule):
         self._evaluate(batch, "test")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return AdamW with one cycle over all steps."""
-        optimizer = torch.optim.AdamW(self.parameters(), self.lr, weight_decay=self.weight_decay)
+        """Return the optimiser with one cycle over all steps."""
+        optimizer = self.optimizer(self.parameters(), lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=max(steps, 2))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

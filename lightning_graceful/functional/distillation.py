@@ -38,9 +38,9 @@ def focal_distillation_loss(
 
     Note:
         Scale. At :math:`\tau = 100` the KL term is nearly half the *mean* squared difference of centred logits, so both
-        kinds have one scale with ``class_reduction="mean"`` and a weight of 1 is a sensible start. With ``"sum"`` the
-        gradient is ``C`` times larger: at weight 1, with ``alpha + beta = 6``, training diverged on Fashion-MNIST
-        (error 90 %). A weight for ``"sum"`` is a weight for ``"mean"`` divided by ``C``.
+        kinds have one scale with ``class_reduction="mean"``; weights from 0.01 to 1 are worth a try. With ``"sum"`` the
+        gradient is ``C`` times larger: at weight 1, with ``alpha + beta = 6``, SGD diverged on Fashion-MNIST (error
+        90 %; command in benchmarks/README.md). A weight for ``"sum"`` is a weight for ``"mean"`` divided by ``C``.
 
     Classes that the old model never knew carry ``-inf`` in ``old_logits``: the distance is taken over the known ones.
 

@@ -14,8 +14,8 @@ class FocalDistillationLoss(nn.Module):
 
     The default (KL at temperature 100, alpha 1, beta 5) is the paper's with the factor that makes its scale independent
     of temperature and number of classes. ``kind="logit", class_reduction="sum"`` is the paper's literal eq. 9: at
-    weight 1 it diverged on Fashion-MNIST (error 90 %); divide the weight by the number of classes, or leave the
-    default.
+    weight 1 SGD diverged on Fashion-MNIST (error 90 %; command in benchmarks/README.md). Divide the weight by the
+    number of classes, or leave the default.
 
     Args:
         alpha: Weight of every sample.
