@@ -15,7 +15,6 @@ from lightning_graceful.experiment.errors import reported
 from lightning_graceful.experiment.predictions import Answers, answers, pooled, predictions, samples
 from lightning_graceful.experiment.results import images_of_flips, leave
 from lightning_graceful.experiment.searchpath import conf_dir
-from lightning_graceful.experiment.table import percent
 from lightning_graceful.experiment.update import (
     Trained,
     build_data,
@@ -26,6 +25,7 @@ from lightning_graceful.experiment.update import (
 )
 from lightning_graceful.models.old_model import OldModel
 from lightning_graceful.report.evidence import Comparison, Predictions, Way
+from lightning_graceful.report.verdict import percent
 
 PLAIN = "plain"
 AGAIN = "plain again"

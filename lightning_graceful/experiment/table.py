@@ -1,6 +1,5 @@
 """The table that a job prints."""
 
-import math
 from collections.abc import Callable
 
 from rich.box import SIMPLE_HEAD
@@ -10,6 +9,7 @@ from rich.table import Table
 from lightning_graceful.functional.statistics import Interval
 from lightning_graceful.report.differences import difference_words, paired_difference, paired_error_difference
 from lightning_graceful.report.evidence import Comparison, Way
+from lightning_graceful.report.verdict import bounds, percent
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
@@ -44,32 +44,11 @@ def print_table(comparison: Comparison, console: Console) -> None:
         console.print(note, markup=False, highlight=False)
 
 
-def percent(rate: float, digits: int = 2) -> str:
-    """Write a rate as per cent, NaN as n/a.
-
-    Args:
-        rate: A fraction.
-        digits: After the point.
-
-    Returns:
-        The words.
-
-    Example:
-        >>> percent(0.0123), percent(float("nan"))
-        ('1.23 %', 'n/a')
-    """
-    return "n/a" if math.isnan(rate) else f"{100 * rate:.{digits}f} %"
-
-
 def _against_plain(way: Way, comparison: Comparison, difference: Callable[[Way, Way], Interval]) -> str:
     if way is comparison.plain:
         return ""
     found = difference(way, comparison.plain)
-    return f"\n[{_points(found.low)}, {_points(found.high)}]\n{difference_words(found)}"
-
-
-def _points(difference: float) -> str:
-    return "n/a" if math.isnan(difference) else f"{100 * difference:+.2f}"
+    return f"\n{bounds(found, signed=True)}\n{difference_words(found)}"
 
 
 def _floor(comparison: Comparison) -> list[str]:
