@@ -88,10 +88,6 @@ class SampleTracker:
             self._batch, self._samples = batch, self._take()
         return self._samples
 
-    def forget(self) -> None:
-        """Let go of the last batch."""
-        self._batch = self._samples = None
-
     def _take(self) -> Samples | None:
         iterators = _iterators(combined_loader(self._trainer))
         # Several legs make one batch of batches: identity of each leg is a matter of its own.

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from rich.console import Console
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_graceful.callbacks.stores import DatasetStores
@@ -163,10 +164,11 @@ class OldOutputCache(pl.Callback):
 
     def _serve(self, pl_module: pl.LightningModule, batch: Any) -> None:
         samples = None if self._tracker is None else self._tracker.samples(batch)
+        index: Tensor | None = None
         if samples is None or self._stores is None:
-            outputs, index = self._live(pl_module, batch), None
+            outputs = self._live(pl_module, batch)
         else:
-            outputs, index = self._stored(samples, batch), self._stores.index(samples)
+            outputs, index = self._stored(samples, batch)
         device = pl_module.device
         move = (None if part is None else part.to(device, non_blocking=True) for part in outputs)
         # Past nn.Module.__setattr__: plain values, and no module must find them among its parts.
@@ -183,7 +185,7 @@ class OldOutputCache(pl.Callback):
             self._tell("its batches are combined from several loaders, or its iterator is not ours")
         return self.old.to(pl_module.device).outputs(batch)
 
-    def _stored(self, samples: Samples, batch: Any) -> Outputs:
+    def _stored(self, samples: Samples, batch: Any) -> tuple[Outputs, Tensor]:
         assert self._stores is not None
         read = default_batch if self.old is None else self.old.batch
         raw = read(samples.batch)
@@ -193,7 +195,7 @@ class OldOutputCache(pl.Callback):
                 "the collate function drops or adds samples. Run the old model live: "
                 'OldOutputCache(old, cache_dir, fill="never").'
             )
-        return self._stores.read_or_compute(samples, raw.target, batch)
+        return self._stores.serve(samples, raw.target, batch)
 
     def _tell(self, reason: str) -> None:
         if self.old is None:

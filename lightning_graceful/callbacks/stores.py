@@ -110,58 +110,39 @@ class DatasetStores:
                 store.write(chunk, _to_cpu(outputs), self._read_batch(batch).target)
                 progress.advance(task, len(chunk))
 
-    def read(self, samples: Samples, target: Tensor | None) -> Outputs:
-        """Return the stored outputs of a batch.
+    def serve(self, samples: Samples, target: Tensor | None, delivered: Any) -> tuple[Outputs, Tensor]:
+        """Return the stored outputs of a batch; a missing row is computed and written first.
 
         Args:
             samples: The batch's samples.
             target: Their targets, compared with the stored ones.
-
-        Returns:
-            Outputs on the CPU, float32, in the order of the batch.
-        """
-        parts = [
-            (part.row, self._store(part).read(part.index, _rows_of(target, part.row)).outputs)
-            for part in base_samples(samples.dataset, samples.position)
-        ]
-        return Outputs(*(_scatter([(row, outputs[field]) for row, outputs in parts]) for field in range(2)))
-
-    def read_or_compute(self, samples: Samples, target: Tensor | None, delivered: Any) -> Outputs:
-        """Return the outputs of a batch; where a row is missing, run the old model on the batch and write them first.
-
-        Args:
-            samples: The batch's samples.
-            target: Their targets.
             delivered: The batch on the device.
 
         Returns:
-            As :meth:`read`: the first time gives what every later time gives.
+            Outputs on the CPU, float32, in the order of the batch: the first time gives what every later time gives.
+            And the key of each sample, int64 ``(N,)``: its position in its base dataset, after those of the base
+            datasets that were opened before.
         """
         parts = base_samples(samples.dataset, samples.position)
-        empty = [~self._store(part).filled(part.index) for part in parts]
-        if any(bool(mask.any()) for mask in empty):
-            if self._old is None:
-                return self.read(samples, target)  # names the holes
-            outputs = _to_cpu(self._old.to(self._device).outputs(delivered))
-            for part, mask in zip(parts, empty, strict=True):
-                rows = part.row[mask]
-                chosen = Outputs(*(_rows_of(field, rows) for field in outputs))
-                self._store(part).write(part.index[mask], chosen, _rows_of(target, rows))
-        return self.read(samples, target)
-
-    def index(self, samples: Samples) -> Tensor:
-        """Return the key of each sample: position in its base dataset, after those of the base datasets opened before.
-
-        Args:
-            samples: The batch's samples.
-
-        Returns:
-            int64, shape ``(N,)``.
-        """
+        if self._old is not None:  # without one, reading names the holes
+            self._complete(self._old, parts, target, delivered)
         index = torch.empty_like(samples.position)
-        for part in base_samples(samples.dataset, samples.position):
-            index[part.row] = part.index + self._opened[id(part.dataset)].offset
-        return index
+        found = []
+        for part in parts:
+            opened = self._opened[id(part.dataset)]
+            found.append((part.row, opened.store.read(part.index, _rows_of(target, part.row)).outputs))
+            index[part.row] = part.index + opened.offset
+        return Outputs(*(_scatter([(row, outputs[field]) for row, outputs in found]) for field in range(2))), index
+
+    def _complete(self, old: OldModel, parts: list[BaseSamples], target: Tensor | None, delivered: Any) -> None:
+        empty = [~self._store(part).filled(part.index) for part in parts]
+        if not any(bool(mask.any()) for mask in empty):
+            return
+        outputs = _to_cpu(old.to(self._device).outputs(delivered))
+        for part, mask in zip(parts, empty, strict=True):
+            rows = part.row[mask]
+            chosen = Outputs(*(_rows_of(field, rows) for field in outputs))
+            self._store(part).write(part.index[mask], chosen, _rows_of(target, rows))
 
     @contextmanager
     def old_on_device(self) -> Iterator[OldModel]:

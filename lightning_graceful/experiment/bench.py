@@ -159,7 +159,7 @@ class Bench:
         return [
             f"The old model saw {data.old_fraction:.0%} of the training samples. {chosen}",
             *self._tried,
-            "Time is the training of the new models; the old model's outputs are computed once and shared by all ways.",
+            "Time is the training of the new models; the first way with terms also computes the old outputs.",
         ]
 
     def _tell(self, words: str) -> None:

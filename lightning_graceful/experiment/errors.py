@@ -10,11 +10,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from lightning_graceful.cli import EXIT_BAD_DATA, EXIT_CRASH, EXIT_USAGE
 from lightning_graceful.data.rows import CacheError
-
-EXIT_USAGE = 2
-EXIT_BAD_DATA = 65
-EXIT_CRASH = 70
 
 Result = TypeVar("Result")
 
