@@ -3,10 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 DATA ?= digits
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_PLAIN := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(PIP_PLAIN) -c constraints.txt
+LIGHTNINGS ?= 2.2.5 2.3.3 2.4.0 2.5.6
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint types clean
+.PHONY: help demo test test-full test-lightning lint types clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,6 +21,15 @@ test: $(VENV)/.dev lint types  ## Lint, types and the tests (under 12 minutes on
 
 test-full: $(VENV)/.dev lint types  ## The tests with those marked slow
 	$(BIN)/python -m pytest -m "not gpu"
+
+test-lightning: $(VENV)/.dev  ## The identity matrix under each Lightning from 2.2 on (LIGHTNINGS="2.2.5 2.4.0" for some)
+	for version in $(LIGHTNINGS); do \
+	  $(PIP_PLAIN) --no-deps --target build/lightning-$$version \
+	    pytorch-lightning==$$version lightning==$$version "setuptools<81" || exit 1; \
+	  echo "== Lightning $$version"; \
+	  PYTHONPATH=build/lightning-$$version $(BIN)/python -W ignore -m pytest -q -W ignore -m "not slow" \
+	    tests/test_identity_matrix.py tests/test_trainer_seams.py || exit 1; \
+	done
 
 lint: $(VENV)/.dev  ## ruff
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ DEV = [
     "selenium>=4",
     "setuptools>=77",
     "statsmodels",
+    "torchdata",
     "wheel",
 ]
 

@@ -12,6 +12,8 @@ COMMANDS = {
     "train": "train one new model against one old model (Hydra overrides follow)",
     "bench": "compare ways to train the new model, over seeds (Hydra overrides follow)",
 }
+CACHE = "cache"
+CACHE_WORDS = "show, verify and prune stored old outputs: info, verify, prune DIR"
 # Lightning's DDP starts its other processes with this process' arguments, from which the command was taken away.
 COMMAND_VARIABLE = "LIGHTNING_GRACEFUL_COMMAND"
 FULL_ERROR_VARIABLE = "HYDRA_FULL_ERROR"
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given in (["--version"], ["-V"]):
         sys.stdout.write(f"lightning-graceful {__version__}\n")
         return 0
+    if given and given[0] == CACHE:
+        return int(importlib.import_module("lightning_graceful.cache_cli").main(given[1:]))
     if given and given[0] in COMMANDS:
         os.environ[COMMAND_VARIABLE] = given.pop(0)
     elif "LOCAL_RANK" not in os.environ or COMMAND_VARIABLE not in os.environ:
@@ -83,6 +87,6 @@ def _explain(error: Exception, command: str) -> int:
 def _usage(given: list[str]) -> str:
     lines = [] if not given or given[0] in {"-h", "--help"} else [f"graceful: no command {given[0]!r}.\n"]
     lines += ["usage: graceful COMMAND [overrides]", "", "commands:"]
-    lines += [f"  {name:<8}{words}" for name, words in COMMANDS.items()]
-    lines += ["", "graceful COMMAND --help shows a command's groups and its composed config.", ""]
+    lines += [f"  {name:<8}{words}" for name, words in [*COMMANDS.items(), (CACHE, CACHE_WORDS)]]
+    lines += ["", "graceful COMMAND --help shows more: of a job, its groups and its composed config.", ""]
     return "\n".join(lines)

@@ -1,34 +1,23 @@
 """The losses that a GracefulMixin adds: what each asks for, what serves it, and their state."""
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_graceful.models.capture import OutputCapture
+from lightning_graceful.models.hparams import drop_from_checkpoint
+from lightning_graceful.models.lit import first_optimizer
+from lightning_graceful.models.old_model import OldModel
+from lightning_graceful.models.step import Step
 
 Term = Callable[..., Tensor]
 Weight = float | Callable[[int], float]
 ARGUMENTS = ("new_logits", "old_logits", "new_embedding", "old_embedding", "target", "index")
 TASK = "task"
-
-
-@dataclasses.dataclass
-class Step:
-    """One training step.
-
-    Attributes:
-        batch: What the trainer delivered.
-        capture: Watches the module while its own ``training_step`` runs; None before and after.
-        added: Who has added the terms to this step's loss, if anyone has.
-    """
-
-    batch: Any
-    capture: OutputCapture | None = None
-    added: Literal["by hand", "by itself"] | None = None
+CHECKPOINT_KEY = "lightning_graceful"
 
 
 class Terms:
@@ -55,6 +44,7 @@ class Terms:
         self.asks = {name: _arguments(name, term) for name, term in self.terms.items()}
         self.needs = frozenset(argument for asked in self.asks.values() for argument in asked)
         self.step: Step | None = None
+        self.capture: OutputCapture | None = None
 
     def check_weights(self, names: Iterable[str]) -> None:
         """Raise if a weight belongs to no term.
@@ -137,6 +127,28 @@ class Terms:
             )
         return value
 
+    def note_step(self, optimizer: torch.optim.Optimizer, *, is_by_hand: bool) -> None:
+        """Note that an optimiser steps in manual optimisation.
+
+        Args:
+            optimizer: The optimiser.
+            is_by_hand: Whether the step adds the terms itself, and so may leave them out.
+
+        Raises:
+            RuntimeError: If it trains terms, but they have not been added yet, or their gradient is gone again.
+        """
+        if self.step is None:
+            return
+        self.step.stepped = True
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        trained = [parameter for parameter in self.parameters() if id(parameter) in held]
+        is_open = self.step.added is not None or self.step.waiting is not None
+        if is_open and not is_by_hand and trained and all(parameter.grad is None for parameter in trained):
+            raise RuntimeError(
+                "Expected a gradient of the terms when the first optimiser of configure_optimizers steps, which trains "
+                "them, too, got none: another optimiser's loss is the one that they join. Return that one first."
+            )
+
     # -- state -------------------------------------------------------------------------------------------------------
 
     def parameters(self) -> list[nn.Parameter]:
@@ -167,15 +179,100 @@ class Terms:
                 term.load_state_dict(states[name])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the running step, its batch and its graph, out of copies and pickles.
+        """Leave the running step, with its batch, graph and watch on the model, out of copies and pickles.
 
         Returns:
             The attributes.
         """
-        return {**self.__dict__, "step": None}
+        return {**self.__dict__, "step": None, "capture": None}
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         return ((name, term) for name, term in self.terms.items() if isinstance(term, nn.Module))
+
+
+class TermsMixin:
+    """The hooks of a LightningModule that keep what its terms hold out of the module and yet trained, moved and saved.
+
+    Example:
+        >>> class Lit(TermsMixin):
+        ...     def configure_terms(self):
+        ...         return {"l2": lambda new_logits: new_logits.square().mean()}
+        >>> Lit().configure_terms().keys()
+        dict_keys(['l2'])
+    """
+
+    def configure_terms(self) -> Mapping[str, Term]:
+        """Return the terms to add, by name; override this.
+
+        Returns:
+            Losses by name.
+
+        Raises:
+            NotImplementedError: If it is not overridden.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define configure_terms(self) -> dict of name to loss.")
+
+    @property
+    def graceful_terms(self) -> Terms:
+        """The terms, in an object that is no module and so out of ``state_dict``; made the first time."""
+        if "_graceful_terms" not in self.__dict__:
+            # Past nn.Module.__setattr__: nothing of a term may become a part of the module.
+            self.__dict__["_graceful_terms"] = Terms(self.configure_terms())
+        terms: Terms = self.__dict__["_graceful_terms"]
+        return terms
+
+    def on_fit_start(self) -> None:
+        """Bring the terms to the module's device and precision, the same on all ranks."""
+        super().on_fit_start()  # type: ignore[misc]
+        if self._world_size > 1:
+            strategy = self.trainer.strategy  # type: ignore[attr-defined]
+            self.graceful_terms.load_state_dict(strategy.broadcast(self.graceful_terms.state_dict()))
+        self.graceful_terms.to(self.device, self.dtype)  # type: ignore[attr-defined]
+
+    def on_after_backward(self) -> None:
+        """Average the gradients of trainable terms over ranks: they live outside the module that DDP wraps."""
+        super().on_after_backward()  # type: ignore[misc]
+        step = self.graceful_terms.step
+        if self._world_size > 1 and step is not None and step.brings_gradients():
+            for parameter in self._trainable():
+                # A rank whose batch gave a term no gradient must take part, or the others wait for ever.
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= self._world_size
+
+    def configure_optimizers(self) -> Any:
+        """Put the parameters of trainable terms into the first group of the first optimiser.
+
+        Returns:
+            What the module's own method returns.
+        """
+        configured = super().configure_optimizers()  # type: ignore[misc]
+        trainable = self._trainable()
+        if trainable:
+            first_optimizer(configured).param_groups[0]["params"].extend(trainable)
+        return configured
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the state of the terms beside the weights, never among them, and no old model."""
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        drop_from_checkpoint(OldModel, checkpoint)
+        checkpoint[CHECKPOINT_KEY] = {"terms": self.graceful_terms.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Load the state of the terms; a checkpoint of the untouched class has none and is welcome."""
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        self.graceful_terms.load_state_dict(checkpoint.get(CHECKPOINT_KEY, {}).get("terms", {}))
+
+    @property
+    def _world_size(self) -> int:
+        return int(self.trainer.world_size)  # type: ignore[attr-defined]
+
+    def _trainable(self) -> list[nn.Parameter]:
+        # A term may hold a part of the module itself: that is trained, and averaged, already.
+        trained = self.graceful_terms.parameters()
+        own = {id(parameter) for parameter in self.parameters()} if trained else set()  # type: ignore[attr-defined]
+        return [parameter for parameter in trained if id(parameter) not in own]
 
 
 _REMEDY = {
@@ -186,62 +283,6 @@ _REMEDY = {
     "new_embedding": 'Pass embedding="path.of.module" to make_graceful, or new_embedding= to graceful_loss.',
     "target": "Pass batch=lambda b: Batch(inputs, target) to make_graceful, or target= to graceful_loss.",
 }
-
-
-def first_optimizer(configured: Any) -> torch.optim.Optimizer:
-    """Find the first optimiser in what ``configure_optimizers`` may return.
-
-    Args:
-        configured: An optimiser, a dict with one, or a sequence of these (also with schedulers).
-
-    Returns:
-        The optimiser.
-
-    Raises:
-        RuntimeError: If there is none.
-    """
-    if isinstance(configured, torch.optim.Optimizer):
-        return configured
-    if isinstance(configured, Mapping) and "optimizer" in configured:
-        return first_optimizer(configured["optimizer"])
-    if isinstance(configured, list | tuple) and configured:
-        return first_optimizer(configured[0])
-    got = type(configured).__name__
-    raise RuntimeError(f"Expected configure_optimizers to return an optimiser for the trainable terms, got {got}.")
-
-
-def arguments_of(training_step: Callable[..., Any]) -> int | None:
-    """Count the arguments that a ``training_step`` takes by position: ``batch_idx`` is optional in Lightning.
-
-    Args:
-        training_step: A bound method.
-
-    Returns:
-        Their number; None for any.
-
-    Raises:
-        ValueError: If it fetches batches itself.
-    """
-    parameters = inspect.signature(training_step).parameters
-    if "dataloader_iter" in parameters:
-        raise ValueError("Expected training_step(self, batch, ...) to add terms to, got one with dataloader_iter.")
-    kinds = [parameter.kind for parameter in parameters.values()]
-    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return None if inspect.Parameter.VAR_POSITIONAL in kinds else sum(kind in by_position for kind in kinds)
-
-
-def mentions(module: Any, name: str) -> bool:
-    """Tell whether a method of the user's calls a method of the mixin.
-
-    Args:
-        module: The module.
-        name: Of the method.
-
-    Returns:
-        Whether its name occurs in the code of a method.
-    """
-    methods = [value for base in type(module).__mro__ for value in vars(base).values()]
-    return any(name in code.co_names for code in (getattr(method, "__code__", None) for method in methods) if code)
 
 
 def _arguments(name: str, term: Term) -> tuple[str, ...]:

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lightning_graceful.data.batch import BatchAdapter, Outputs, default_batch
-from lightning_graceful.data.identity import why_untrackable
+from lightning_graceful.callbacks.base import Callback
+from lightning_graceful.data.batch import Batch, BatchAdapter, Outputs, default_batch, leg_of
+from lightning_graceful.data.identity import Samples, why_untrackable
 from lightning_graceful.metrics.flips import FlipRates
 from lightning_graceful.models.capture import OutputCapture
+from lightning_graceful.models.hparams import drop_from_checkpoint
 from lightning_graceful.models.old_model import OldModel
 from lightning_graceful.trainer_seams import SampleTracker, loaders
 
@@ -20,7 +22,7 @@ LOGGED = ("nfr", "pfr", "relative_nfr", "nfi", "pfi", "btc", "bec", "churn", "er
 MEMORISED = 0.05
 
 
-class FlipMonitor(pl.Callback):
+class FlipMonitor(Callback):
     """Log flip rates after each validation and test.
 
     The keys are ``val/nfr``, ``val/pfr``, ``val/relative_nfr``, ``val/nfi``, ``val/pfi``, ``val/btc``, ``val/bec``,
@@ -28,14 +30,16 @@ class FlipMonitor(pl.Callback):
 
     ModelCheckpoint, EarlyStopping and sweeps can use them. Under DDP each sample counts once, however the sampler pads.
     The new model's logits are read while its own ``validation_step`` runs; the old ones come from an OldOutputCache of
-    the same old model, else from the old model itself. ``train/old_correct`` is logged beside ``val/old_correct`` where
-    a cache serves the training data: a gap of over 5 points means that the old model has memorised what it was trained
-    on (a warning says so). With several olds the name is appended: ``val/nfr/v1``; with several loaders
-    ``/dataloader_idx_1``.
+    the same old model, whatever it is called there, else from the old model itself. ``train/old_correct`` is logged
+    beside ``val/old_correct`` where a cache serves the training data: a gap of over 5 points means that the old model
+    has memorised what it was trained on (a warning says so). With several olds the name is appended: ``val/nfr/v1``;
+    with several loaders ``/dataloader_idx_1``. Of a CombinedLoader's batch one leg is counted, that which ``batch``
+    chooses: ``batch=lambda b: Batch(*b["labeled"])``; old models are then given that leg's batch.
 
     Args:
         old: The old model; several by name; None takes what the OldOutputCache serves.
-        batch: Function from a batch to ``Batch(inputs, target)``; default: the old model's, else the usual kinds.
+        batch: Function from a batch to ``Batch(inputs, target)``; default: the (cached) old model's, else the usual
+            kinds.
         logits: Path of the new model's submodule whose output is the logits; None finds it.
 
     Raises:
@@ -58,19 +62,26 @@ class FlipMonitor(pl.Callback):
         if not olds or not all(value is None or isinstance(value, OldModel) for value in olds.values()):
             raise ValueError(f"Expected an OldModel, several by name, or None, got {old!r}: OldModel(model).")
         self.olds = olds
-        first = next(iter(olds.values()))
-        self._read_batch: BatchAdapter = batch or (default_batch if first is None else first.batch)
+        self._batch = batch
+        self._read_batch: BatchAdapter = batch or default_batch
         self._logits_path = logits
         self._capture: OutputCapture | None = None
         self._tracker: SampleTracker | None = None
         self._rates: dict[tuple[int, str], FlipRates] = {}
-        self._cached: set[str] = set()
+        self._cached: dict[str, str] = {}
+        self._leg: int | None = None
         self._last: dict[str, float] = {}
         self._warned = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Begin to follow the samples."""
+        """Begin to follow the samples, and find out which old models a cache serves."""
         self._tracker = SampleTracker.of(trainer)
+        cached = _cached_olds(trainer)
+        # Once a stage, for a fingerprint reads all weights.
+        self._cached = {name: key for name, old in self.olds.items() if (key := _key_of(old, cached)) is not None}
+        olds = [next(iter(self.olds.values())), *cached.values()]
+        adapters = [self._batch, *(old.batch for old in olds if old is not None), default_batch]
+        self._read_batch = next(adapter for adapter in adapters if adapter is not None)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take every watch off."""
@@ -145,14 +156,19 @@ class FlipMonitor(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log how often the old model is right on what it may have been trained on."""
-        served: Outputs | None = getattr(pl_module, "old_outputs", None)
-        target = self._read_batch(batch).target
-        if served is not None and served.logits is not None and target is not None:
-            right = (served.logits.argmax(-1) == target).float().mean()
-            pl_module.log(
-                "train/old_correct", right, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(target)
-            )
+        """Log how often the old models are right on what they may have been trained on."""
+        for name in self.olds:
+            served, target = self._training_leg(name, pl_module, batch)
+            if served is not None and served.logits is not None and target is not None:
+                right = (served.logits.argmax(-1) == target).float().mean()
+                key, size = f"train/old_correct{_place(name)}", len(target)
+                pl_module.log(key, right, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leave old models that are hyper-parameters out of the checkpoint."""
+        drop_from_checkpoint(OldModel, checkpoint)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the last rates."""
@@ -165,11 +181,11 @@ class FlipMonitor(pl.Callback):
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._tracker is not None:
+            self._tracker.begin()
         self._capture = OutputCapture(pl_module, logits=self._logits_path)
         self._rates = {}
-        caches = [getattr(callback, "old", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-        served = {cached.fingerprint for cached in caches if isinstance(cached, OldModel)}
-        self._cached = {name for name, old in self.olds.items() if old is None or old.fingerprint in served}
+        self._leg = None
         for number, loader in enumerate(loaders(trainer)):
             # One rank sees every sample once; several see the padding of a DistributedSampler, too.
             once = trainer.world_size > 1 and why_untrackable(loader) is None
@@ -189,33 +205,66 @@ class FlipMonitor(pl.Callback):
     def _count(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, dataloader_idx: int) -> None:
         if self._capture is None or trainer.sanity_checking:
             return
-        target = self._read_batch(batch).target
+        parts = self._read_batch(batch)
+        target = parts.target
         if target is None:
             raise RuntimeError("Expected a target in each batch, got none. Pass batch=lambda b: Batch(inputs, target).")
-        samples = None if self._tracker is None else self._tracker.samples(batch)
-        olds = {name: self._old_logits(name, pl_module, batch) for name in self.olds}
+        number, samples, leg = self._find_leg(batch, parts, dataloader_idx)
+        olds = {name: self._old_logits(name, pl_module, batch, parts, leg) for name in self.olds}
         classes = next(iter(olds.values())).shape[1]
         new = self._capture.logits(len(target), classes)
         self._capture.stop()
         for name, old in olds.items():
-            rates = self._rates[dataloader_idx, name]
+            rates = self._rates[number, name]
             index = None if rates.num_samples is None or samples is None else samples.position.to(target.device)
             rates.update(old, new, target, index)
 
-    def _old_logits(self, name: str, pl_module: pl.LightningModule, batch: Any) -> Tensor:
+    def _find_leg(self, batch: Any, parts: Batch, dataloader_idx: int) -> tuple[int, Samples | None, Any]:
+        if self._tracker is None:
+            return dataloader_idx, None, batch
+        legs, mirror = self._tracker.legs(batch, dataloader_idx)
+        if len(legs) == 1:
+            return dataloader_idx, legs[0].samples, batch
+        number: int = leg_of(mirror(list(range(len(legs)))), batch, parts)
+        self._leg = number
+        return number, legs[number].samples, legs[number].batch
+
+    def _served(self, name: str, pl_module: pl.LightningModule) -> Any:
+        if name not in self._cached:
+            return None
+        every = getattr(pl_module, "all_old_outputs", None)
+        return getattr(pl_module, "old_outputs", None) if every is None else every.get(self._cached[name])
+
+    def _training_leg(self, name: str, pl_module: Any, batch: Any) -> tuple[Outputs | None, Tensor | None]:
+        every = self._served(name, pl_module)
+        if isinstance(every, Outputs):
+            return every, self._read_batch(batch).target
+        # Which leg of a combined batch is trained on, a graceful module knows; ours is for validation.
+        if every is None or not hasattr(pl_module, "graceful_batch"):
+            return None, None
+        parts = pl_module.graceful_batch(batch)
+        return leg_of(every, batch, parts), parts.target
+
+    def _old_logits(self, name: str, pl_module: pl.LightningModule, batch: Any, parts: Batch, leg_batch: Any) -> Tensor:
         old = self.olds[name]
-        served: Outputs | None = getattr(pl_module, "old_outputs", None)
-        if served is not None and served.logits is not None and name in self._cached:
+        served: Outputs | None = leg_of(self._served(name, pl_module), batch, parts)
+        if served is not None and served.logits is not None:
             return served.logits
-        logits = None if old is None else old.to(pl_module.device).outputs(batch).logits
+        if old is not None and old.device != pl_module.device:
+            old.to(pl_module.device)
+        # An adapter that chooses the leg is for whole batches; any other is for what the leg's own loader delivers.
+        whole = old is not None and self._read_batch is old.batch
+        logits = None if old is None else old.outputs(batch if whole else leg_batch).logits
         if logits is None:
             raise RuntimeError("Expected the old model's logits, got none. FlipMonitor(old), or add an OldOutputCache.")
         return logits
 
     def _log(self, pl_module: pl.LightningModule, stage: str) -> None:
-        several = len({number for number, _ in self._rates}) > 1
+        several = self._leg is None and len({number for number, _ in self._rates}) > 1
         for (number, name), rates in self._rates.items():
-            place = (f"/{name}" if name else "") + (f"/dataloader_idx_{number}" if several else "")
+            if self._leg not in {None, number}:
+                continue  # another leg of a combined batch
+            place = _place(name) + (f"/dataloader_idx_{number}" if several else "")
             values = rates.compute()
             logged = {f"{stage}/{key}{place}": values[key].float() for key in LOGGED}
             logged[f"{stage}/old_correct{place}"] = 1 - logged[f"{stage}/error_old{place}"]
@@ -223,10 +272,37 @@ class FlipMonitor(pl.Callback):
             self._last.update({key: float(value) for key, value in logged.items()})
 
     def _warn_if_memorised(self, trainer: pl.Trainer) -> None:
-        train, val = trainer.callback_metrics.get("train/old_correct"), self._last.get("val/old_correct")
-        if train is not None and val is not None and float(train) - val > MEMORISED and not self._warned:
-            self._warned = True
-            rank_zero_warn(
-                f"The old model is right on {float(train):.1%} of the training samples but on {val:.1%} of the "
-                "validation samples: it has memorised training samples, where its outputs say little about new ones."
-            )
+        for name in self.olds:
+            train = trainer.callback_metrics.get(f"train/old_correct{_place(name)}")
+            val = self._last.get(f"val/old_correct{_place(name)}")
+            if train is not None and val is not None and float(train) - val > MEMORISED and not self._warned:
+                self._warned = True
+                rank_zero_warn(
+                    f"The old model{' ' * bool(name)}{name} is right on {float(train):.1%} of the training samples but "
+                    f"on {val:.1%} of the validation samples: it has memorised training samples, where its outputs say "
+                    "little about new ones."
+                )
+
+
+def _place(name: str) -> str:
+    return f"/{name}" if name else ""
+
+
+def _cached_olds(trainer: Any) -> dict[str, OldModel | None]:
+    # Of several caches the last one's outputs are on the module when a batch ends.
+    caches = [callback for callback in trainer.callbacks if getattr(callback, "provides_old_outputs", False)]
+    if not caches:
+        return {}
+    olds = getattr(caches[-1], "olds", None)
+    return olds if isinstance(olds, Mapping) else {"": getattr(caches[-1], "old", None)}  # type: ignore[return-value]
+
+
+def _key_of(old: OldModel | None, cached: Mapping[str, OldModel | None]) -> str | None:
+    if old is None:
+        return next(iter(cached), None)
+    others = {key: other for key, other in cached.items() if other is not None}
+    same = [key for key, other in others.items() if other is old]
+    if same or not others:
+        return next(iter(same), None)
+    fingerprint = old.fingerprint
+    return next((key for key, other in others.items() if other.fingerprint == fingerprint), None)

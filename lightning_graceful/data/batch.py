@@ -1,6 +1,6 @@
 """What a batch holds, and what a model says of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -41,6 +41,7 @@ EXPECTED = (
     f"{', '.join(TARGET_KEYS)}, or a tensor"
 )
 REMEDY = "Pass batch=lambda b: Batch(inputs, target)."
+LEG_REMEDY = 'Of a CombinedLoader\'s batch choose one leg: batch=lambda b: Batch(*b["labeled"]).'
 
 
 def default_batch(batch: Any) -> Batch:
@@ -51,6 +52,8 @@ def default_batch(batch: Any) -> Batch:
       for they may as well be two views or tokens and mask;
     - a dict with one of ``INPUT_KEYS`` and at most one tensor under ``TARGET_KEYS``;
     - a tokenised (Hugging Face) dict: everything but the target keys is passed to the model by name.
+
+    The collection that a CombinedLoader delivers is refused: only the user knows which leg is meant.
 
     Args:
         batch: What the DataLoader delivers.
@@ -74,7 +77,7 @@ def default_batch(batch: Any) -> Batch:
         return Batch(batch[0], None)
     if _is_list(batch) and len(batch) >= 2 and _is_target(batch[1], batch[0]):
         return Batch(batch[0], batch[1])
-    raise ValueError(f"{EXPECTED}, got {_describe(batch)}. {REMEDY}")
+    raise ValueError(_refusal(batch))
 
 
 def batch_size(batch: Batch) -> int:
@@ -89,9 +92,94 @@ def batch_size(batch: Batch) -> int:
     Raises:
         ValueError: If the batch holds no tensor.
     """
-    for tensor in _leaves([batch.target, batch.inputs]):
+    for tensor in tensors_in([batch.target, batch.inputs]):
         return len(tensor)
     raise ValueError(f"Expected a tensor among the inputs, got {_describe(batch.inputs)}. {REMEDY}")
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """List the tensors of at least one dimension in nested dicts, lists and tuples.
+
+    Args:
+        value: Such as the inputs of a batch.
+
+    Returns:
+        The tensors, in order.
+
+    Example:
+        >>> import torch
+        >>> [tuple(tensor.shape) for tensor in tensors_in({"x": torch.zeros(2, 3), "ids": ["a", "b"]})]
+        [(2, 3)]
+    """
+    if isinstance(value, Tensor):
+        return [value] if value.ndim else []
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [leaf for part in value for leaf in tensors_in(part)] if _is_list(value) else []
+
+
+def leg_of(mirror: Any, batch: Any, chosen: Batch) -> Any:
+    """Pick what belongs to one leg of a CombinedLoader's batch.
+
+    Args:
+        mirror: A value, or a collection in the structure of ``batch`` with a value at each leg: ``Outputs``, a tensor,
+            None or anything else that is no plain dict, list or tuple.
+        batch: What the trainer delivers; legs that are exhausted may be None.
+        chosen: What ``batch=`` made of it. The leg that holds one of its tensors, the very object, is meant.
+
+    Returns:
+        ``mirror`` itself where it is no collection, else its value at that leg.
+
+    Raises:
+        ValueError: If no leg holds a tensor of ``chosen``, or several do; names them.
+
+    Example:
+        >>> import torch
+        >>> batch = {"labeled": (torch.zeros(2, 3), torch.tensor([1, 0])), "unlabeled": torch.ones(4, 3)}
+        >>> leg_of({"labeled": "old outputs", "unlabeled": None}, batch, Batch(*batch["labeled"]))
+        'old outputs'
+    """
+    if not _mirrors(mirror, batch):
+        return mirror
+    legs = list(_legs(mirror, batch, "batch"))
+    meant = {id(tensor) for tensor in tensors_in([chosen.target, chosen.inputs])}
+    found = [(path, value) for path, value, leg in legs if any(id(tensor) in meant for tensor in _held(leg))]
+    if len(found) == 1:
+        return found[0][1]
+    got = f"parts of {[path for path, _ in found]}" if found else "tensors that are in none"
+    raise ValueError(
+        f"Expected batch= to take inputs and target, as they are, from one leg of the combined batch, got {got}. The "
+        f"legs are {[path for path, *_ in legs]}. {LEG_REMEDY}"
+    )
+
+
+def _mirrors(mirror: Any, batch: Any) -> bool:
+    if isinstance(mirror, tuple) and hasattr(mirror, "_fields"):
+        # Outputs are a tuple, too; a collection that is a named tuple comes back as the same kind.
+        return type(mirror) is type(batch)
+    return (isinstance(mirror, Mapping) and isinstance(batch, Mapping)) or (
+        isinstance(mirror, list | tuple) and isinstance(batch, list | tuple)
+    )
+
+
+def _legs(mirror: Any, batch: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if not _mirrors(mirror, batch):
+        yield path, mirror, batch
+        return
+    for key in mirror if isinstance(mirror, Mapping) else range(len(mirror)):
+        yield from _legs(mirror[key], batch[key], f"{path}[{key!r}]")
+
+
+def _held(leg: Any) -> list[Tensor]:
+    # A batch may be an object of the user's own, with tensors as attributes.
+    return tensors_in(leg) or tensors_in(getattr(leg, "__dict__", {}))
+
+
+def _refusal(batch: Any) -> str:
+    parts = list(batch.values()) if isinstance(batch, Mapping) else batch
+    is_combined = _is_list(parts) and any(isinstance(part, Mapping) or _is_list(part) for part in parts)
+    remedy = f"{REMEDY} {LEG_REMEDY}" if is_combined else REMEDY
+    return f"{EXPECTED}, got {_describe(batch)}. {remedy}"
 
 
 def _from_mapping(batch: Mapping[str, Any]) -> Batch:
@@ -101,21 +189,13 @@ def _from_mapping(batch: Mapping[str, Any]) -> Batch:
     else:
         inputs = [batch[key] for key in INPUT_KEYS if key in batch]
     if len(inputs) != 1 or len(targets) > 1:
-        raise ValueError(f"{EXPECTED}, got {_describe(batch)}. {REMEDY}")
+        raise ValueError(_refusal(batch))
     return Batch(inputs[0], targets[0] if targets else None)
 
 
 def _is_target(value: Any, inputs: Any) -> bool:
     is_input_like = isinstance(inputs, Tensor) and isinstance(value, Tensor) and value.shape == inputs.shape
     return isinstance(value, Tensor) and not (is_input_like and value.ndim > 1)
-
-
-def _leaves(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value] if value.ndim else []
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [leaf for part in value for leaf in _leaves(part)] if _is_list(value) else []
 
 
 def _is_list(value: Any) -> bool:

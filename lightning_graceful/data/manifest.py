@@ -1,9 +1,11 @@
 """What a store of old outputs says of itself: of which model and data its rows are, and how they lie."""
 
+import contextlib
 import hashlib
 import json
 import os
 import reprlib
+import stat
 import uuid
 import zlib
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from typing import Any
 from lightning_graceful.data.rows import CacheError, RowLayout
 from lightning_graceful.data.shards import RowFiles, disk
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
@@ -113,17 +115,19 @@ def load_manifest(path: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: If there is none.
-        CacheError: If it was altered, or is of another format.
+        CacheError: If it cannot be read, was altered, or is of another format.
     """
     file = path / MANIFEST
-    if not file.is_file():
+    with disk(f"read {file}"):
+        text = file.read_bytes() if has_manifest(path) else None
+    if text is None:
         raise FileNotFoundError(
             f"Expected a store of old outputs in {path}, got no {MANIFEST} there. "
             "Check the path, or fill the store first (OldOutputCache with an old model)."
         )
     altered = f"Expected a sound {file}, got an altered one. Delete the directory and fill it again."
     try:
-        body = json.loads(file.read_bytes())
+        body = json.loads(text)
         version, crc = body["format"], body.pop("crc32", None)
         sound = crc == zlib.crc32(canonical(body))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -136,6 +140,30 @@ def load_manifest(path: Path) -> Manifest:
     if not sound:
         raise CacheError(altered)
     return Manifest(body["fingerprint"], body["num_rows"], RowLayout(**body["layout"]), body["rows_per_shard"])
+
+
+def has_manifest(path: Path) -> bool:
+    """Say whether there is a store in a directory, sound or not.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        False where there is no directory, or no manifest in it.
+
+    Raises:
+        OSError: If the system does not say.
+    """
+    try:
+        return stat.S_ISREG(os.stat(path / MANIFEST).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def mark_used(path: Path) -> None:
+    """Note in the time of the manifest's last change, which never changes otherwise, that the store is used now."""
+    with contextlib.suppress(OSError):  # it may lie where nothing can be written
+        os.utime(path / MANIFEST)
 
 
 def publish(path: Path, text: str) -> None:

@@ -1,17 +1,38 @@
-"""A few seeded samples of a dataset as its loader delivers them: what identifies it, and whether it is random."""
+"""A few samples of a dataset as its loader delivers them: what identifies it, and whether outputs can be kept."""
 
-import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_graceful.data.batch import BatchAdapter
+from lightning_graceful.data.fetch import chosen_batch
+from lightning_graceful.data.hashing import content_hash, input_hash
+from lightning_graceful.data.replay import seeded
+from lightning_graceful.data.rows import CacheError
+
 PROBE_SIZE = 64
+LIVE = 'run the old model live: OldOutputCache(old, cache_dir, fill="never")'
+NAMED = (
+    "let the dataset return each sample's own index, and name where it is in the batch: "
+    'OldOutputCache(old, cache_dir, index="index")'
+)
+
+
+class Probe(NamedTuple):
+    """What a probe found.
+
+    Attributes:
+        batch: The probed samples as the loader delivers them (view 0), on the CPU.
+        content: Hash of the first two views.
+        hashed: Whether the hash of a sample's input is the same in any batch, so that it can be kept and compared.
+    """
+
+    batch: Any
+    content: str
+    hashed: bool
 
 
 def probe_positions(length: int) -> list[int]:
@@ -30,93 +51,89 @@ def probe_positions(length: int) -> list[int]:
     return sorted(random.Random(0).sample(range(length), min(length, PROBE_SIZE)))
 
 
-def probe_batch(loader: DataLoader[Any], dataset: Dataset[Any], *, seed: int) -> Any:
-    """Fetch and collate the probe under a random state of its own; the caller's is left as it was.
+def is_random(loader: DataLoader[Any], dataset: Dataset[Any]) -> bool:
+    """Tell whether samples differ from fetch to fetch.
 
     Args:
         loader: Gives the collate function.
         dataset: A base dataset of the loader's.
-        seed: Seed of python, numpy and torch meanwhile. Two seeds that give two batches show a random transform.
 
     Returns:
-        A batch as the loader delivers it, on the CPU.
+        Whether two fetches under two random states differ.
     """
-    positions = probe_positions(len(dataset))  # type: ignore[arg-type]
+    return _fetch(loader, dataset, views=1, view=0, seed=0)[1] != _fetch(loader, dataset, views=1, view=0, seed=1)[1]
+
+
+def probe(loader: DataLoader[Any], dataset: Dataset[Any], *, views: int, read: BatchAdapter) -> Probe:
+    """Fetch the probe and see whether outputs of such samples can be kept.
+
+    Args:
+        loader: Gives the collate function.
+        dataset: A base dataset of the loader's.
+        views: Views that are replayed; 1 for samples without random transforms.
+        read: Reads inputs and target from a batch.
+
+    Returns:
+        What was found.
+
+    Raises:
+        CacheError: If samples are random and not replayed, cannot be replayed, or are mixed, dropped or reordered by
+            the collate function.
+    """
+    hashes = []
+    for view in range(min(views, 2)):
+        _, content = _fetch(loader, dataset, views=views, view=view, seed=0)
+        if content != _fetch(loader, dataset, views=views, view=view, seed=1)[1]:
+            raise CacheError(_RANDOM if views == 1 else _NOT_REPLAYED)
+        hashes.append(content)
+    first = _fetch(loader, dataset, views=views, view=0, seed=0)[0]
+    return Probe(first, " ".join(hashes), _keeps_order(loader, dataset, first, views, read))
+
+
+_RANDOM = (
+    "Expected a sample to be the same each time it is fetched (views=1), but the dataset or its collate function is "
+    "random: a stored output would belong to another view. For random transforms in the dataset keep several views of "
+    f"each sample, OldOutputCache(old, cache_dir, views=4), else {LIVE}."
+)
+_NOT_REPLAYED = (
+    "Expected random transforms that can be replayed (views=K), from the global generators of python, numpy and torch, "
+    "but two fetches under one seed differ: the dataset has a generator of its own, or the collate function mixes "
+    f"samples at random. Use the global generators, else {LIVE}."
+)
+
+
+def _fetch(loader: DataLoader[Any], dataset: Dataset[Any], *, views: int, view: int, seed: int) -> tuple[Any, str]:
+    index = torch.tensor(probe_positions(len(dataset)))  # type: ignore[arg-type]
     with seeded(seed):
-        if hasattr(dataset, "__getitems__"):
-            samples = dataset.__getitems__(positions)
-        else:
-            samples = [dataset[position] for position in positions]
-        if loader.batch_sampler is None and loader.batch_size is None:
-            return torch.utils.data.default_collate(samples)
-        return loader.collate_fn(samples)
+        batch = chosen_batch(loader, dataset, index * views + view, views=views)
+    return batch, content_hash(batch)
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed python, numpy and torch inside the block and give each its state back after it.
-
-    Args:
-        seed: The seed.
-        device: An accelerator whose generator is seeded, too.
-
-    Yields:
-        Nothing.
-    """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        random.seed(seed)
-        np.random.seed(seed)
-        # torch.manual_seed would also reseed accelerators, whose state is not kept here unless they are named.
-        if devices:
-            torch.manual_seed(seed)
-        else:
-            torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+def _keeps_order(loader: DataLoader[Any], dataset: Dataset[Any], whole: Any, views: int, read: BatchAdapter) -> bool:
+    index = torch.tensor(probe_positions(len(dataset)))  # type: ignore[arg-type]
+    together = input_hash(read(whole).inputs)
+    if together is None:
+        return False
+    if len(together) != len(index):
+        raise CacheError(
+            f"Expected a batch of the {len(index)} samples that were drawn, got {len(together)}: the collate function "
+            f"drops or adds samples. Let the dataset do it, {NAMED}, or {LIVE}."
+        )
+    if len(index) < 2:
+        return True
+    with seeded(0):
+        halves = [chosen_batch(loader, dataset, half * views, views=views) for half in index.tensor_split(2)]
+    apart = _joined([input_hash(read(half).inputs) for half in halves])
+    if apart is None or torch.equal(together, apart):
+        return apart is not None
+    if torch.equal(together.sort().values, apart.sort().values):
+        raise CacheError(
+            "Expected the samples of a batch in the order in which they were drawn, but the collate function reorders "
+            f"them. Keep the order, {NAMED}, or {LIVE}."
+        )
+    return False  # a sample's input depends on its batch, as with padding
 
 
-def content_hash(value: Any) -> str:
-    """Hash the bytes of all tensors and plain values in a batch (never a ``repr``, which may hold addresses).
-
-    Args:
-        value: A batch.
-
-    Returns:
-        SHA-256 in hex.
-
-    Example:
-        >>> content_hash([torch.ones(2)]) == content_hash((torch.ones(2),)) != content_hash([torch.zeros(2)])
-        True
-    """
-    digest = hashlib.sha256()
-    for part in _content(value):
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _content(value: Any) -> Iterator[bytes]:
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().contiguous()
-        yield f"{value.dtype} {tuple(value.shape)} ".encode()
-        yield value.flatten().view(torch.uint8).numpy().tobytes()
-    elif isinstance(value, np.ndarray):
-        yield f"{value.dtype} {value.shape} ".encode()
-        yield np.ascontiguousarray(value).tobytes()
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            yield f"{key}=".encode()
-            yield from _content(value[key])
-    elif isinstance(value, str | bytes | int | float | bool | None):
-        yield f"{type(value).__name__} {value!r} ".encode()
-    elif isinstance(value, Sequence):
-        for part in value:
-            yield from _content(part)
-    elif hasattr(value, "__dict__"):
-        yield from _content(vars(value))
-    else:
-        yield type(value).__qualname__.encode()
+def _joined(hashes: list[Tensor | None]) -> Tensor | None:
+    found = [part for part in hashes if part is not None]
+    return torch.cat(found) if len(found) == len(hashes) else None

@@ -1,14 +1,15 @@
 """Rows of fixed size: what an old model said of one sample, with a checksum.
 
-A row is ``[logits][embedding][zeros up to 8][target_key int64][input_hash uint32][crc uint32]``, little-endian. The CRC
-comes last in the file and in a write: 0 means that the row is empty, a wrong one that it was torn, altered or moved.
+A row is ``[logits][embedding][zeros up to 8][target_key int64][input_hash uint32][checksum uint32]``, little-endian.
+With ``top_k`` the logits are ``[k log-probabilities and the log of the tail, float16][k class ids]``, see
+:mod:`lightning_graceful.data.top_k`. The checksum comes last in the file and in a write: 0 means that the row is empty,
+a wrong one that it was torn, altered or moved.
 """
 
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,29 +17,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_graceful.data.batch import Outputs
+from lightning_graceful.data.top_k import TopK, expand
 
 Dtype = Literal["float16", "bfloat16", "float32"]
-NO_TARGET = -(2**63)
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-BITS = {"float16": (torch.int16, "<i2"), "bfloat16": (torch.int16, "<i2"), "float32": (torch.int32, "<i4")}
+SMALL_IDS = 2**16  # up to so many classes an id takes 16 bits
 
 
 class CacheError(RuntimeError):
     """A store that cannot be used: the message says what was expected, what was found, and what to do."""
 
 
-class Rows(NamedTuple):
-    """What a store returns for a batch; the tensors own their memory.
+class Part(NamedTuple):
+    """Where a part of a row lies.
 
     Attributes:
-        outputs: Logits ``(N, C)`` and embeddings ``(N, D)`` in the dtype of the store, on the CPU.
-        target_key: :func:`target_key` of each sample as it was stored, int64, shape ``(N,)``.
-        input_hash: Hash of each sample's input, int64 in ``[0, 2**32)``, shape ``(N,)``; 0 where none was given.
+        offset: Its first byte.
+        width: How many numbers.
+        dtype: What the bytes are read as; unsigned integers as the signed ones of the same bits, which every device
+            knows.
     """
 
-    outputs: Outputs
-    target_key: Tensor
-    input_hash: Tensor
+    offset: int
+    width: int
+    dtype: torch.dtype
+
+    def of(self, buffer: Tensor) -> Tensor:
+        """Return this part of rows, uint8 ``(N, nbytes)``, as a view of shape ``(N, width)``."""
+        if not len(buffer):  # numpy gives no rows strides that torch cannot view
+            return buffer.new_empty((0, self.width), dtype=self.dtype)
+        return buffer[:, self.offset : self.offset + self.width * self.dtype.itemsize].view(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -49,163 +57,126 @@ class RowLayout:
         logits: Number of classes, or None where no logits are kept.
         embedding: Width of the embedding, or None where none is kept.
         dtype: Kind of float on disk.
+        top_k: Keep float16 log-probabilities of the k largest classes and what the others share, instead of all logits.
 
     Example:
         >>> RowLayout(logits=1000).nbytes, RowLayout(logits=10, embedding=3, dtype="float32").nbytes
         (2016, 72)
+        >>> RowLayout(logits=1000, top_k=10).nbytes
+        64
     """
 
     logits: int | None = None
     embedding: int | None = None
     dtype: Dtype = "float16"
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a row that cannot be.
 
         Raises:
-            ValueError: If the dtype is unknown, or no part is kept, or one has no positive width.
+            ValueError: If the dtype is unknown, or no part is kept, or one has no positive width, or ``top_k`` is not
+                below the number of classes.
         """
         if self.dtype not in DTYPES:
             raise ValueError(f"Expected dtype among {list(DTYPES)}, got {self.dtype!r}.")
-        if not self.widths or any(type(width) is not int or width < 1 for width in self.widths.values()):
+        widths = [width for width in (self.logits, self.embedding) if width is not None]
+        if not widths or any(type(width) is not int or width < 1 for width in widths):
             raise ValueError(f"Expected a positive width for logits, embedding or both, got {self}.")
+        if self.top_k is not None and not (type(self.top_k) is int and 1 <= self.top_k < (self.logits or 0)):
+            raise ValueError(
+                f"Expected top_k in [1, {self.logits}), below the number of classes, got {self.top_k!r}. "
+                "Keep fewer classes, or all: top_k=None."
+            )
 
-    @property
-    def widths(self) -> dict[str, int]:
-        """Width of each part that a row holds, in the order of the file."""
-        parts = {"logits": self.logits, "embedding": self.embedding}
-        return {name: width for name, width in parts.items() if width is not None}
+    @cached_property
+    def parts(self) -> dict[str, Part]:
+        """Where each part lies, in the order of the file."""
+        kind = DTYPES[self.dtype]
+        wanted: list[tuple[str, int | None, torch.dtype]] = [("logits", self.logits, kind)]
+        if self.top_k is not None and self.logits is not None:
+            ids = torch.int16 if self.logits <= SMALL_IDS else torch.int32
+            wanted = [("log_probs", self.top_k + 1, torch.float16), ("ids", self.top_k, ids)]
+        wanted += [("embedding", self.embedding, kind), ("target_key", 1, torch.int64)]
+        wanted += [("input_hash", 1, torch.int32), ("checksum", 1, torch.int32)]
+        parts: dict[str, Part] = {}
+        end = 0
+        for name, width, dtype in wanted:
+            if width is not None:
+                start = end + -end % dtype.itemsize
+                parts[name] = Part(start, width, dtype)
+                end = start + width * dtype.itemsize
+        return parts
 
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of the tensors that are read."""
-        return DTYPES[self.dtype]
-
-    @property
-    def record(self) -> np.dtype[np.void]:
-        """The row as a numpy record; a float is held as the integer of the same bits, since numpy has no bfloat16."""
-        fields: dict[str, tuple[Any, int]] = {}
-        offset = 0
-        for name, width in self.widths.items():
-            fields[name] = ((BITS[self.dtype][1], (width,)), offset)
-            offset += width * self.torch_dtype.itemsize
-        offset += -offset % 8
-        fields |= {"target_key": ("<i8", offset), "input_hash": ("<u4", offset + 8), "crc": ("<u4", offset + 12)}
-        formats, offsets = zip(*fields.values(), strict=True)
-        return np.dtype({"names": list(fields), "formats": formats, "offsets": offsets, "itemsize": offset + 16})
-
-    @property
+    @cached_property
     def nbytes(self) -> int:
-        """Bytes a row: 2 or 4 a number, rounded up to 8, and 16 more."""
-        return self.record.itemsize
+        """Bytes a row, a multiple of 8: 2 or 4 a number and 16 more."""
+        return self.parts["checksum"].offset + 4
 
 
-def target_key(target: Tensor | None) -> Tensor:
-    """Reduce the target of each sample to one integer, by which a reordered batch is noticed.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a store returns for a batch: the rows as they lie on disk, in memory of their own.
 
-    Args:
-        target: Integer labels of shape ``(N,)``, or anything else of shape ``(N, ...)``; None where there is none.
-
-    Returns:
-        Int64, shape ``(N,)``: the label itself; for other targets a CRC of the sample's bytes, which changes with the
-        dtype; for None a constant that says "no target", shape ``(1,)``.
+    Attributes:
+        buffer: The bytes, uint8, shape ``(N, layout.nbytes)``, on the CPU.
+        layout: What they hold.
 
     Example:
-        >>> target_key(torch.tensor([3, 1])).tolist()
-        [3, 1]
-        >>> target_key(torch.tensor([[0.0, 1.0], [1.0, 1.0]])).tolist()
-        [3905382943, 3573961104]
+        >>> layout = RowLayout(logits=2, dtype="float32")
+        >>> rows = Rows(torch.zeros(3, layout.nbytes, dtype=torch.uint8), layout)
+        >>> rows.outputs("cpu").logits.shape, rows.target_key.tolist(), rows.input_hash.tolist()
+        (torch.Size([3, 2]), [0, 0, 0], [0, 0, 0])
     """
-    if target is None:
-        return torch.tensor([NO_TARGET])
-    if target.ndim == 1 and not target.is_floating_point() and not target.is_complex():
-        return target.detach().to("cpu", torch.int64)
-    values = target.detach().cpu().reshape(len(target), target[:1].numel()).contiguous()
-    return torch.tensor([zlib.crc32(row.data) for row in values.view(torch.uint8).numpy()], dtype=torch.int64)
+
+    buffer: Tensor
+    layout: RowLayout
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.buffer)
+
+    @property
+    def target_key(self) -> Tensor:
+        """:func:`target_key` of each sample as it was stored, int64, shape ``(N,)``."""
+        return self.layout.parts["target_key"].of(self.buffer)[:, 0]
+
+    @property
+    def input_hash(self) -> Tensor:
+        """Hash of each sample's input, int64 in ``[0, 2**32)``, shape ``(N,)``; 0 where none was given."""
+        return _unsigned(self.layout.parts["input_hash"].of(self.buffer)[:, 0])
+
+    def outputs(self, device: torch.device | str = "cpu") -> Outputs:
+        """Bring the outputs to a device: moved as they are stored, in one transfer, and made float32 there.
+
+        Args:
+            device: Where to. Out of pinned memory (:meth:`pin`) the transfer does not wait.
+
+        Returns:
+            Float32, contiguous, shapes ``(N, C)`` and ``(N, D)``, in memory of their own; what the layout does not hold
+            is None. float32 rows come back bit for bit; with ``top_k`` the logits are log-probabilities, in which the
+            classes outside the k share what is left equally.
+        """
+        moved = self.buffer.to(device, non_blocking=True)
+        found = {name: part.of(moved) for name, part in self.layout.parts.items()}
+        logits = _float32(found.get("logits"))
+        if "ids" in found:
+            assert self.layout.logits is not None
+            logits = expand(TopK(found["log_probs"], _unsigned(found["ids"])), self.layout.logits)
+        return Outputs(logits, _float32(found.get("embedding")))
+
+    def pin(self) -> "Rows":
+        """Copy the rows to pinned memory, from where CUDA moves them without waiting; needs CUDA."""  # noqa: DOC201
+        return Rows(self.buffer.pin_memory(), self.layout)
+
+    def select(self, positions: Tensor) -> "Rows":
+        """Return some of the rows: ``positions`` are int64 places in the batch, or bool of shape ``(N,)``."""
+        return Rows(self.buffer[positions], self.layout)
 
 
-def encode(
-    layout: RowLayout, outputs: Outputs, keys: Tensor, hashes: Tensor, numbers: NDArray[np.int64], seed: int
-) -> NDArray[np.uint8]:
-    """Lay out a batch as rows.
-
-    Args:
-        layout: What a row holds; parts of the outputs that it does not hold are left out.
-        outputs: Floating, shapes ``(N, C)`` and ``(N, D)``.
-        keys: :func:`target_key` of the targets, int64, shape ``(N,)`` or ``(1,)``.
-        hashes: Integers in ``[0, 2**32)``, shape ``(N,)`` or ``(1,)``.
-        numbers: Row numbers, shape ``(N,)``.
-        seed: Where the CRC starts, see :func:`checksums`.
-
-    Returns:
-        Bytes, shape ``(N, layout.nbytes)``, with their CRC.
-
-    Raises:
-        ValueError: If a part is missing or has another shape, or holds a number that the row cannot keep.
-    """
-    rows = np.zeros((len(numbers), layout.nbytes), dtype=np.uint8)
-    record = rows.view(layout.record)[:, 0]
-    for name in layout.widths:
-        given = checked_part(layout, outputs, name).detach().cpu()
-        if len(given) != len(numbers):
-            raise ValueError(f"Expected {name} of {len(numbers)} samples, as many as the index, got {len(given)}.")
-        stored = given.to(layout.torch_dtype)
-        if not torch.isfinite(stored).all():
-            _refuse_lost(name, given, stored, numbers)
-        record[name] = stored.contiguous().view(BITS[layout.dtype][0]).numpy()
-    record["target_key"] = keys.numpy()
-    record["input_hash"] = hashes.numpy()
-    record["crc"] = checksums(rows, numbers, seed)
-    return rows
-
-
-def decode(layout: RowLayout, rows: NDArray[np.uint8]) -> Rows:
-    """Read tensors, with memory of their own, out of rows of shape ``(N, layout.nbytes)``."""  # noqa: DOC201
-    record = rows.view(layout.record)[:, 0]
-    parts = {name: torch.from_numpy(record[name].copy()).view(layout.torch_dtype) for name in layout.widths}
-    keys = torch.from_numpy(record["target_key"].copy())
-    return Rows(Outputs(**parts), keys, torch.from_numpy(record["input_hash"].astype(np.int64)))
-
-
-def checksums(rows: NDArray[np.uint8], numbers: NDArray[np.int64], seed: int) -> NDArray[np.uint32]:
-    """Compute the CRC32 of each row, of its number and of the store that it belongs to.
-
-    Args:
-        rows: Bytes, shape ``(N, nbytes)``; the last 4 of each, where the CRC goes, are left out.
-        numbers: Row numbers: a row that moved is noticed.
-        seed: A hash of the store's fingerprint: a row of another store is noticed.
-
-    Returns:
-        Shape ``(N,)``, never 0, which means "empty".
-    """
-    width, data = rows.shape[1], np.ascontiguousarray(rows).reshape(-1).data
-    starts = [zlib.crc32(struct.pack("<q", number), seed) for number in numbers.tolist()]
-    found = [zlib.crc32(data[i * width : (i + 1) * width - 4], start) or 1 for i, start in enumerate(starts)]
-    return np.array(found, dtype=np.uint32)
-
-
-def checked_part(layout: RowLayout, outputs: Outputs, name: str) -> Tensor:
-    """Return one part of a model's outputs if it is what the layout holds.
-
-    Args:
-        layout: What a row holds.
-        outputs: What the model said.
-        name: ``"logits"`` or ``"embedding"``.
-
-    Returns:
-        Floating, shape ``(N, width)``.
-
-    Raises:
-        ValueError: If it is missing, is not floating, or has another shape.
-    """
-    values, width = getattr(outputs, name), layout.widths[name]
-    if values is None or not values.is_floating_point() or values.ndim != 2 or values.shape[1] != width:
-        got = "None" if values is None else f"{values.dtype} of shape {tuple(values.shape)}"
-        raise ValueError(
-            f"Expected floating {name} of shape (N, {width}), got {got}. "
-            "Pass the outputs of the model that the store was made for, one row a sample."
-        )
-    return torch.as_tensor(values)
+def stored_checksums(rows: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Return the checksum that each row of shape ``(N, nbytes)`` carries, a view of shape ``(N,)``; 0 is empty."""
+    return rows.view("<u4")[:, -1]
 
 
 def name_rows(numbers: Sequence[int] | NDArray[np.int64]) -> str:
@@ -223,18 +194,11 @@ def name_rows(numbers: Sequence[int] | NDArray[np.int64]) -> str:
     return f"row{'s' if len(numbers) > 1 else ''} {first}{more}"
 
 
-def _refuse_lost(name: str, given: Tensor, stored: Tensor, numbers: NDArray[np.int64]) -> None:
-    # A class that the model never knew has the logit -inf; an embedding has no such thing.
-    unknown = torch.isneginf(given) & (name == "logits")
-    bad = ~(torch.isfinite(given) | unknown).all(dim=1)
-    if bad.any():
-        raise ValueError(
-            f"Expected {name} without NaN or Inf (-inf only for a class that the model never knew), got them in "
-            f"{name_rows(numbers[bad.numpy()])}. Check the old model on these samples, and its precision."
-        )
-    lost = ~(torch.isfinite(stored) | unknown).all(dim=1)
-    if lost.any():
-        raise ValueError(
-            f"Expected {name} within +-{torch.finfo(stored.dtype).max:.6g}, all that {stored.dtype} holds, got more in "
-            f"{name_rows(numbers[lost.numpy()])}. Make the store with dtype='bfloat16' or 'float32'."
-        )
+def _float32(stored: Tensor | None) -> Tensor | None:
+    if stored is None:
+        return None
+    return stored.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+
+def _unsigned(stored: Tensor) -> Tensor:
+    return stored.to(torch.int64).bitwise_and(2 ** (8 * stored.dtype.itemsize) - 1)

@@ -1,7 +1,7 @@
 """The files of a store: rows of bytes by number, whatever they mean."""
 
 import errno
-import mmap
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +11,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_graceful.data.paging import Pager, ask_for_range, available_memory, is_in_memory, map_files, take_rows
 from lightning_graceful.data.rows import CacheError
 
-MAX_MAPS = 512  # each open map costs a file descriptor, of which a process often has 1024
+SHARD_BYTES = 256 * 2**20
+PROBES = 4
+PAGES = 2**16  # a multiple of every page size: where a file may begin in memory
+
+
+def rows_per_file(nbytes: int) -> int:
+    """Say how many rows a file takes: 256 MiB of them, but so that another file can be mapped right behind it.
+
+    Args:
+        nbytes: Bytes a row, a multiple of 8.
+
+    Returns:
+        Number of rows.
+
+    Example:
+        >>> rows_per_file(2016), rows_per_file(2016) * 2016 % 2**16
+        (133120, 0)
+    """
+    step = PAGES // math.gcd(nbytes, PAGES)
+    return max(step, SHARD_BYTES // nbytes // step * step)
 
 
 class RowFiles:
     """The files ``rows-00000.bin``, ... of a store: bytes by row number, whatever they mean.
 
-    Reads go through maps, opened when needed, at most 512 at a time; writes go through the file, since a full disk
-    under a map would kill the process (SIGBUS).
+    Reads go through one map over all files, made when it is needed; writes go through the file, since a full disk under
+    a map would kill the process (SIGBUS). Threads may read, write and close at once, without a lock, which a fork might
+    copy while it is held.
     """
 
     def __init__(self, path: Path, num_rows: int, nbytes: int, rows_per_file: int) -> None:
@@ -28,24 +49,36 @@ class RowFiles:
         self.num_rows = num_rows
         self.nbytes = nbytes
         self.rows_per_file = rows_per_file
-        self._maps: dict[int, tuple[mmap.mmap, NDArray[np.uint8]]] = {}
+        self._table: NDArray[np.uint8] | None = None
+        self._pager: Pager | None = None
+        self._cold = True  # whether the last read had to wait for the disk
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the maps behind: a spawned process opens its own."""  # noqa: DOC201
-        return {**self.__dict__, "_maps": {}}
+        """Leave the map behind: a spawned process makes its own."""  # noqa: DOC201
+        return {**self.__dict__, "_table": None, "_pager": None}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files when full."""
+        return self.num_rows * self.nbytes
 
     def create(self) -> None:
-        """Make the files, sparse; several processes may do so at once.
+        """Make the files; several processes may do so at once.
+
+        They are sparse, except in memory (tmpfs): a hole that is read there takes room, too, and a lack of it would
+        kill the process.
 
         Raises:
             CacheError: If the disk refuses.
         """
-        with disk(f"make a store of {self.num_rows * self.nbytes} bytes (sparse) in {self.path}"):
+        with disk(f"make a store of up to {self.size} bytes in {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
             for number in range(self._count):
                 with _descriptor(self._file(number), os.O_RDWR | os.O_CREAT) as descriptor:
                     if os.fstat(descriptor).st_size < self._size(number):  # never cut what another process made
                         os.ftruncate(descriptor, self._size(number))
+                    if is_in_memory(descriptor):
+                        os.posix_fallocate(descriptor, 0, self._size(number))
 
     def check(self) -> None:
         """Compare the sizes of the files with what they should be.
@@ -54,30 +87,62 @@ class RowFiles:
             CacheError: If a file is missing, cut or too long.
         """
         for number in range(self._count):
-            self._check(number)
+            file, size = self._file(number), self._size(number)
+            try:
+                got = f"{os.stat(file).st_size} bytes"
+            except OSError as error:
+                got = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+            if got != f"{size} bytes":
+                raise CacheError(f"Expected {size} bytes in {file}, got {got}. Delete {self.path} and fill it again.")
 
-    def gather(
-        self, numbers: NDArray[np.int64], columns: slice = slice(None), *, prefetch: bool = False
-    ) -> NDArray[np.uint8]:
+    def gather(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy rows out of the files.
 
         Args:
             numbers: Row numbers, shape ``(N,)``.
-            columns: Which bytes of each row.
-            prefetch: Ask for all pages of the batch at once: a cold disk then serves them together, not fault by fault.
 
         Returns:
-            Bytes, shape ``(N, len(columns))``.
+            Bytes, shape ``(N, nbytes)``.
         """
-        files, places = np.divmod(numbers, self.rows_per_file)
-        found = np.empty((len(numbers), len(range(self.nbytes)[columns])), dtype=np.uint8)
-        for number in np.unique(files).tolist():
-            here = files == number
-            memory, table = self._map(number)
-            if prefetch:
-                self._prefetch(memory, places[here])
-            found[here] = table[places[here], columns]
+        found, self._cold = take_rows(self._map(), numbers, probes=PROBES if self._cold else 0)
         return found
+
+    def last_words(self, numbers: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """Copy the last 4 bytes of rows; touches one page a row.
+
+        Args:
+            numbers: Row numbers, shape ``(N,)``.
+
+        Returns:
+            Shape ``(N,)``.
+        """
+        words = self._map().reshape(-1).view("<u4")
+        step = self.nbytes // 4
+        return np.take(words, numbers * step + (step - 1), mode="clip")
+
+    def ahead(self, start: int, stop: int) -> None:
+        """Ask the disk for the rows from ``start`` to before ``stop``, which are about to be read."""
+        ask_for_range(self._map(), start, stop)
+
+    def has_data(self, start: int, stop: int) -> bool:
+        """Say whether anything may have been written to the rows from ``start`` to before ``stop``.
+
+        Asks the file system for holes, and so reads nothing; where it knows of none, the answer is yes.
+
+        Args:
+            start: First row.
+            stop: Row after the last.
+
+        Returns:
+            False where all these rows are surely empty.
+        """
+        for number in range(start // self.rows_per_file, -(-stop // self.rows_per_file)):
+            first = number * self.rows_per_file
+            begin, end = (max(start, first) - first) * self.nbytes, (stop - first) * self.nbytes
+            with disk(f"read {self._file(number)}"), _descriptor(self._file(number), os.O_RDONLY) as descriptor:
+                if _next_data(descriptor, begin) < min(end, self._size(number)):
+                    return True
+        return False
 
     def write(self, numbers: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
         """Write rows, each run of neighbours at once; where a number comes twice, its last row is kept.
@@ -100,13 +165,31 @@ class RowFiles:
                 for start, run in zip(places[here][runs].tolist(), np.split(data, runs[1:]), strict=True):
                     _write_at(descriptor, run.reshape(-1).data, start * self.nbytes)
 
+    def populate(self) -> bool:
+        """Start to bring all files into memory, if they fit into half of what is free; once.
+
+        Returns:
+            Whether they fit.
+        """
+        if self._pager is None and 2 * self.size <= available_memory():
+            self._pager = Pager(self._map().reshape(-1))
+        return self._pager is not None
+
+    def wait(self) -> None:
+        """Return when what :meth:`populate` started is done."""
+        if self._pager is not None:
+            self._pager.wait()
+
     def names(self, numbers: NDArray[np.int64]) -> str:
         """Name the files that hold these rows."""  # noqa: DOC201
         return ", ".join(self._file(number).name for number in np.unique(numbers // self.rows_per_file).tolist())
 
     def close(self) -> None:
-        """Give up the maps; they come back if they are needed."""
-        self._maps.clear()
+        """Give up the map; it comes back if it is needed."""
+        pager, self._pager = self._pager, None
+        if pager is not None:
+            pager.stop()
+        self._table = None
 
     @property
     def _count(self) -> int:
@@ -118,26 +201,15 @@ class RowFiles:
     def _size(self, number: int) -> int:
         return min(self.rows_per_file, self.num_rows - number * self.rows_per_file) * self.nbytes
 
-    def _check(self, number: int) -> None:
-        file, size = self._file(number), self._size(number)
-        got = f"{file.stat().st_size} bytes" if file.is_file() else "no such file"
-        if got != f"{size} bytes":
-            raise CacheError(f"Expected {size} bytes in {file}, got {got}. Delete {self.path} and fill it again.")
-
-    def _map(self, number: int) -> tuple[mmap.mmap, NDArray[np.uint8]]:
-        if number not in self._maps:
-            if len(self._maps) >= MAX_MAPS:
-                self._maps.pop(next(iter(self._maps)))
-            self._check(number)
-            with disk(f"read {self._file(number)}"), _descriptor(self._file(number), os.O_RDONLY) as descriptor:
-                memory = mmap.mmap(descriptor, self._size(number), access=mmap.ACCESS_READ)
-            self._maps[number] = memory, np.frombuffer(memory, dtype=np.uint8).reshape(-1, self.nbytes)
-        return self._maps[number]
-
-    def _prefetch(self, memory: mmap.mmap, places: NDArray[np.int64]) -> None:
-        starts = places * self.nbytes // mmap.PAGESIZE * mmap.PAGESIZE
-        for start in np.unique(starts).tolist():
-            memory.madvise(mmap.MADV_WILLNEED, start, min(self.nbytes + mmap.PAGESIZE, len(memory) - start))
+    def _map(self) -> NDArray[np.uint8]:
+        table = self._table
+        if table is None:
+            self.check()  # touching what lies behind the end of a file would kill the process
+            numbers = range(self._count)
+            with disk(f"read {self.path}"):
+                whole = map_files([self._file(i) for i in numbers], [self._size(i) for i in numbers])
+            self._table = table = whole.reshape(-1, self.nbytes)
+        return table
 
 
 @contextmanager
@@ -159,6 +231,16 @@ def _descriptor(file: Path, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _next_data(descriptor: int, offset: int) -> float:
+    # Where the first written byte from an offset on lies.
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        return math.inf if error.errno == errno.ENXIO else offset
+    except AttributeError:  # a system that does not tell holes
+        return offset
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:

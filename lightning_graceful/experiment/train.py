@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lightning_graceful.experiment.dry_run import show_plan
 from lightning_graceful.experiment.errors import reported
 from lightning_graceful.experiment.predictions import answers, predictions, samples
 from lightning_graceful.experiment.results import images_of_flips, leave
@@ -23,12 +24,15 @@ def train(cfg: DictConfig, directory: Path) -> float:
         directory: The run's folder.
 
     Returns:
-        The negative flip rate on validation data: what a sweep minimises.
+        The negative flip rate on validation data: what a sweep minimises; NaN for a dry run.
     """
     console = Console()
     prepare_process(cfg)
     data = build_data(cfg, cfg.seed)
     old = obtain_old(cfg, data, directory, cfg.seed)
+    if cfg.dry_run:
+        show_plan(cfg, data, old, console)
+        return float("nan")
     name = "+".join(cfg.losses.terms) or "plain"
     trained = train_new(cfg, cfg.losses, data, old, directory, name=name, seed=cfg.seed)
     if is_rank_zero():

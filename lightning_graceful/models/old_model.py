@@ -2,25 +2,34 @@
 
 import copy
 import hashlib
-import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_graceful.data.batch import BatchAdapter, Outputs, batch_size, default_batch
+from lightning_graceful.data.batch import BatchAdapter, Outputs, batch_size, default_batch, tensors_in
 from lightning_graceful.models.capture import OutputCapture, find_module, logits_in
+from lightning_graceful.models.checkpoint import module_from_checkpoint
+from lightning_graceful.models.frozen import Frozen, freeze
+from lightning_graceful.models.hparams import name_in_yaml
+from lightning_graceful.models.parking import park, unpark
 
 
 class OldModel:
     """A frozen snapshot of a trained model that answers ``outputs(batch)``.
 
-    It is no ``nn.Module``: assigned to a LightningModule it enters neither ``state_dict`` nor the optimiser nor DDP.
-    The snapshot is a copy: a model may be fine-tuned while its ``OldModel`` stays as it was. It runs in eval mode,
-    without grad and without autocast, so that its outputs do not depend on the precision in which the new model trains.
+    It is no ``nn.Module``: assigned to a LightningModule it enters neither ``state_dict`` nor the optimiser, DDP, the
+    parameter counts of summaries, or what ``to()``, ``half()`` and ``train()`` of that module reach. The snapshot is a
+    copy: a model may be fine-tuned while its ``OldModel`` stays as it was. It runs in eval mode, without grad and
+    without autocast, so that its outputs do not depend on the precision in which the new model trains.
+
+    A ``deepcopy`` of a module shares its old model; a pickle carries it whole. As an argument that
+    ``save_hyperparameters()`` took, it is left out of the checkpoints of graceful modules and of trainers with a
+    callback of this library: pass it again to ``load_from_checkpoint(path, old=old)``. Elsewhere:
+    ``save_hyperparameters(ignore=["old"])``.
 
     Args:
         model: A trained module, called with the batch's inputs.
@@ -55,11 +64,15 @@ class OldModel:
             raise ValueError(
                 f"Expected a trained nn.Module, got {type(model).__name__}. From a file: OldModel.from_checkpoint."
             )
-        self._module = _frozen(copy.deepcopy(model))
+        with torch.inference_mode(False):  # in a validation hook, copies would be no good for training
+            self._module = freeze(copy.deepcopy(model))
+            self.classifier = (
+                None if classifier is None else Frozen(copy.deepcopy(find_module(self._module, classifier)))
+            )
         self._capture = OutputCapture(self._module, logits=logits, embedding=embedding) if logits or embedding else None
         self._label_map = None if label_map is None else _checked_map(label_map)
         self.batch: BatchAdapter = batch or default_batch
-        self.classifier = None if classifier is None else _frozen(copy.deepcopy(find_module(self._module, classifier)))
+        name_in_yaml(OldModel)
         self.options = {
             "logits": logits,
             "embedding": embedding,
@@ -92,23 +105,8 @@ class OldModel:
             FileNotFoundError: If there is no file.
             ValueError: If the file holds more than weights, weights of another class, or none.
         """
-        checkpoint = _load(Path(path), weights_only=weights_only)
-        model: Any = _build(module, checkpoint)
-        if "state_dict" in checkpoint and hasattr(model, "on_load_checkpoint"):
-            # As Lightning does before it loads: layers may be made, or resized, there.
-            model.configure_model()
-            model.on_load_checkpoint(checkpoint)
-        try:
-            model.load_state_dict(checkpoint.get("state_dict", checkpoint))
-        except (RuntimeError, TypeError) as error:
-            detail = " ".join(str(error).split())
-            raise ValueError(
-                f"Expected a checkpoint of {type(model).__name__}, but {path} holds other weights ({detail[:400]}). "
-                "Pass the class that the old model was trained with."
-            ) from error
-        return cls(model.cpu(), **options)
+        return cls(module_from_checkpoint(Path(path), module, weights_only=weights_only), **options)
 
-    @torch.no_grad()
     def outputs(self, batch: Any) -> Outputs:
         """Run the old model on a batch.
 
@@ -120,20 +118,23 @@ class OldModel:
             without grad.
 
         Raises:
-            RuntimeError: If the model cannot be called, or returns no 2-D scores and no path says where they are.
+            RuntimeError: If the batch is on another device, the model cannot be called, or it returns no 2-D scores and
+                no path says where they are.
         """
         parts = self.batch(batch)
-        inputs = _cast(parts.inputs, self._floating_dtype())
-        self._module.eval()  # whoever got hold of an inner module may have said train()
-        with torch.autocast(self.device.type, enabled=False):
+        self._check_device(parts.inputs)
+        # What a model makes and keeps while it validates must serve in training, too: no tensors of inference mode.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            inputs = _cast(parts.inputs, self._floating_dtype())
+            self._module.eval()  # whoever got hold of an inner module may have said train()
             if self._capture is None:
                 outputs = Outputs(_scores(self._call(inputs)))
             else:
                 with self._capture as capture:
                     outputs = self._captured(capture, inputs, batch_size(parts))
-        if self._label_map is not None and outputs.logits is not None:
-            outputs = outputs._replace(logits=_reorder(outputs.logits, self._label_map))
-        return Outputs(*(None if part is None else part.detach().float() for part in outputs))
+            if self._label_map is not None and outputs.logits is not None:
+                outputs = outputs._replace(logits=_reorder(outputs.logits, self._label_map))
+            return Outputs(*(None if part is None else part.detach().float() for part in outputs))
 
     def to(self, device: torch.device | str) -> "OldModel":
         """Move to a device; ``classifier`` stays where it is, for it belongs to the term that holds it.
@@ -143,6 +144,22 @@ class OldModel:
         """
         with torch.inference_mode(False):  # a validation hook may move it, and tensors made there are maimed
             self._module.to(device)
+        return self
+
+    def park(self, folder: str | Path) -> "OldModel":
+        """Give the memory of the weights back, once nothing needs them: they move to files and are read when used.
+
+        Each parameter and buffer becomes a map of an unnamed temporary file, on the CPU. All goes on to work;
+        :meth:`to` brings the weights back to a device, a pickle back to memory. Where the folder cannot be written to,
+        nothing changes.
+
+        Args:
+            folder: Where to put the files, on a disk; they take as much space as the weights and vanish with them.
+
+        Returns:
+            Itself.
+        """
+        park((tensor for _, tensor in self._tensors()), Path(folder))
         return self
 
     @property
@@ -160,8 +177,45 @@ class OldModel:
         digest = hashlib.sha256(f"{layers} {self.options} {_code(self.batch)}".encode())
         for name, tensor in self._tensors():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+            digest.update(dense.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def __deepcopy__(self, _memo: Any) -> "OldModel":
+        """Return itself: its weights never change, and a second copy of them would serve nobody.
+
+        Returns:
+            Itself.
+        """
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Bring parked weights back into memory first: another process cannot open the files that hold them.
+
+        Returns:
+            The attributes.
+        """
+        unpark(tensor for _, tensor in self._tensors())
+        return self.__dict__.copy()
+
+    def __repr__(self) -> str:
+        """Name the model and its size.
+
+        Returns:
+            One line.
+        """
+        size = sum(parameter.numel() for parameter in self._module.parameters())
+        return f"OldModel({type(self._module).__name__}, {size:,} parameters, {self.device})"
+
+    def _check_device(self, inputs: Any) -> None:
+        # One part on the model's device will do: lengths, say, may be wanted on the CPU.
+        has_weights = next(self._tensors(), None) is not None
+        found = {tensor.device for tensor in tensors_in(inputs)}
+        if has_weights and found and self.device not in found:
+            raise RuntimeError(
+                f"Expected the batch on the old model's device, {self.device}, got it on {next(iter(found))}. Move "
+                "one of them: old.to(batch_device)."
+            )
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         # Not state_dict, which leaves out buffers that are not persistent.
@@ -191,10 +245,6 @@ class OldModel:
             ) from error
 
 
-def _frozen(module: nn.Module) -> nn.Module:
-    return module.eval().requires_grad_(False)
-
-
 def _checked_map(label_map: Sequence[int]) -> Tensor:
     columns = torch.as_tensor(label_map)
     if columns.ndim != 1 or columns.is_floating_point() or not len(columns) or int(columns.min()) < -1:
@@ -202,57 +252,9 @@ def _checked_map(label_map: Sequence[int]) -> Tensor:
     return columns.to("cpu", torch.int64)
 
 
-def _load(path: Path, *, weights_only: bool) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected the old model's checkpoint at {path}, found no file.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=weights_only)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        kind, remedy = "a checkpoint", "Is it whole?"
-        if weights_only:
-            kind = "a checkpoint of tensors and plain values only"
-            remedy = "If you trust the file: OldModel.from_checkpoint(..., weights_only=False)."
-        raise ValueError(f"Expected {path} to be {kind}, but it could not be read so ({reason}). {remedy}") from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"Expected a checkpoint or a state_dict in {path}, got {type(checkpoint).__name__}.")
-    return checkpoint
-
-
-def _build(module: Any, checkpoint: dict[str, Any]) -> nn.Module:
-    if isinstance(module, nn.Module):
-        return copy.deepcopy(module)
-    try:
-        built = module(**_hyper_parameters(module, checkpoint)) if _is_module_class(module) else module()
-    except TypeError as error:
-        raise ValueError(
-            f"Expected the checkpoint's hyper-parameters to build {getattr(module, '__name__', module)}, but {error}. "
-            "Pass a built instance, or a function that builds one."
-        ) from error
-    if not isinstance(built, nn.Module):
-        raise ValueError(
-            f"Expected a class, an instance or a function that gives an nn.Module, got {type(built).__name__}."
-        )
-    return built
-
-
-def _hyper_parameters(module: type[nn.Module], checkpoint: dict[str, Any]) -> dict[str, Any]:
-    # Those that the class takes, as in Lightning's load_from_checkpoint.
-    saved = dict(checkpoint.get("hyper_parameters", {}))
-    signature = inspect.signature(module).parameters
-    name = str(checkpoint.get("hparams_name"))
-    if name in signature and signature[name].kind is not inspect.Parameter.VAR_KEYWORD:
-        return {name: saved}
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
-    return {key: value for key, value in saved.items() if takes_any or key in signature}
-
-
-def _is_module_class(module: Any) -> TypeGuard[type[nn.Module]]:
-    return isinstance(module, type) and issubclass(module, nn.Module)
-
-
 def _cast(inputs: Any, dtype: torch.dtype) -> Any:
     if isinstance(inputs, Tensor):
+        inputs = inputs.clone() if inputs.is_inference() else inputs
         return inputs.to(dtype) if inputs.is_floating_point() else inputs
     if isinstance(inputs, Mapping):
         return {key: _cast(value, dtype) for key, value in inputs.items()}

@@ -148,7 +148,8 @@ def test_cached_training_equals_live_training_bit_for_bit(tmp_path, fill):
 def test_second_run_asks_the_old_model_nothing(tmp_path):
     first, second = counting(), counting()
     for old in (first, second):
-        fit(new_module(), OldOutputCache(old, tmp_path), DataLoader(images(), 8, shuffle=True), DataLoader(images(), 8))
+        cache = OldOutputCache(old, tmp_path, verify=0)
+        fit(new_module(), cache, DataLoader(images(), 8, shuffle=True), DataLoader(images(), 8))
     assert first.asked == 50 + 50  # the probe, which tells the shape of outputs, and each sample once
     assert second.asked == 0
 
@@ -340,7 +341,13 @@ def test_fit_twice_and_validate_and_test(tmp_path):
         ((None,), {"fill": "never"}, "run live"),
         ((None,), {"fill": "soon"}, "fill"),
         ((None,), {"dtype": "int8"}, "dtype"),
-        ((None,), {"views": 4}, "views=1"),
+        ((None,), {"views": 0}, "views"),
+        ((None,), {"top_k": 0}, "top_k"),
+        ((None,), {"verify": 2}, "verify"),
+        ((None,), {"quota": "much"}, "much"),
+        ((None,), {"num_samples": 5}, "index="),
+        (({},), {}, "Expected an OldModel"),
+        (({"v1": None},), {}, "Expected an OldModel"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, options, message):

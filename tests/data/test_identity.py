@@ -1,3 +1,5 @@
+import gc
+import weakref
 from typing import NamedTuple
 
 import pytest
@@ -13,9 +15,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
     random_split,
 )
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_graceful.data import identity
-from lightning_graceful.data.identity import base_samples, track, untrack, why_untrackable
+from lightning_graceful.data.bases import base_datasets, base_samples
+from lightning_graceful.data.identity import TrackedIterator, track, untrack, why_untrackable
 
 
 class Numbered(Dataset):
@@ -28,6 +32,8 @@ class Numbered(Dataset):
         return self.length
 
     def __getitem__(self, index):
+        if isinstance(index, list):
+            return torch.utils.data.default_collate([self[one] for one in index])
         return torch.tensor([float(index), 0.0]), index % 3
 
 
@@ -72,10 +78,14 @@ CASES = {
     "batch sampler": {"batch_sampler": BatchSampler(RandomSampler(range(23)), 5, drop_last=False)},
     "ragged": {"batch_sampler": [[3, 1], [2], [7, 7, 7, 9]]},
     "named tuple": {"shuffle": True, "collate_fn": as_pair},
-    "one by one": {"batch_size": None, "shuffle": True},
+    "the sampler batches": {"batch_size": None, "sampler": BatchSampler(RandomSampler(range(23)), 4, drop_last=False)},
+    "out of order": {"shuffle": True, "num_workers": 3, "in_order": False},
+    "out of order, persistent": {"shuffle": True, "num_workers": 3, "in_order": False, "persistent_workers": True},
 }
 
 
+# Three workers on a small machine.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_batches_carry_their_samples(case):
     options = CASES[case]
@@ -114,17 +124,87 @@ def test_untracked_loader_has_its_class_back():
     iter(loader)
     untrack(loader)
     assert type(loader) is DataLoader
-    assert "_drawn" not in loader.__dict__
+    assert not [name for name in loader.__dict__ if name.startswith("graceful")]
 
 
-def test_asking_twice_for_one_batch_is_an_error():
+def test_samples_are_taken_once():
     loader = DataLoader(data, batch_size=4)
     track(loader)
     iterator = iter(loader)
+    assert iterator.take() is None
+    batch = next(iterator)
+    assert iterator.take().batch is batch
+    assert iterator.take() is None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_listener_hears_of_a_batch_before_it_is_fetched(workers):
+    heard = []
+    loader = DataLoader(data, batch_size=4, shuffle=True, num_workers=workers)
+    track(loader, listener=heard.append)
+    iterator = iter(loader)
     next(iterator)
-    iterator.take()
-    with pytest.raises(RuntimeError, match="not yet asked for"):
-        iterator.take()
+    ahead = 4 if workers else 0  # 2 workers times a prefetch factor of 2
+    assert len(heard) == 1 + ahead
+    assert iterator.waiting() == heard[1:]
+    assert heard[0] is iterator.take()
+    assert heard[0].batch is not None
+    assert all(samples.batch is None for samples in heard[1:])
+
+
+def test_nothing_is_kept_of_batches_that_nobody_asks_about():
+    loader = DataLoader(data, batch_size=4, num_workers=1)
+    track(loader)
+    iterator = iter(loader)
+    first = weakref.ref(next(iterator)[0])
+    next(iterator)
+    gc.collect()
+    assert first() is None
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_stateful_loader_goes_on_where_it_was(workers, shuffle):
+    """And is not kept from it: what is resumed is what an untracked loader resumes."""
+
+    def rest(tracked):
+        torch.manual_seed(4)
+        loaders = [StatefulDataLoader(data, 4, shuffle=shuffle, num_workers=workers) for _ in range(2)]
+        for loader in loaders if tracked else []:
+            track(loader)
+        first = iter(loaders[0])
+        for _ in range(2):
+            next(first)
+        loaders[1].load_state_dict(loaders[0].state_dict())
+        iterator, seen = iter(loaders[1]), []
+        for batch in iterator:
+            if tracked:
+                assert iterator.take().position.tolist() == numbers_in(batch)
+            seen.append(numbers_in(batch))
+        return seen
+
+    assert len(rest(tracked=False)) == 4
+    assert rest(tracked=True) == rest(tracked=False)
+
+
+@pytest.mark.parametrize("private", ["_send_idx", "_rcvd_idx", "_get_data"])
+def test_private_of_the_worker_iterator_that_is_gone_means_no_samples(private):
+    """Another version of torch: no guess."""
+    loader = DataLoader(data, batch_size=4, num_workers=1)
+    track(loader)
+    inner = DataLoader.__iter__(loader)
+
+    class Changed:
+        def __next__(self):
+            return next(inner)
+
+    for name in {"_send_idx", "_rcvd_idx", "_get_data"} - {private}:
+        assert hasattr(inner, name)
+        setattr(Changed, name, getattr(inner, name))
+    iterator = TrackedIterator(loader, Changed(), dict(loader.__dict__["graceful_drawn"]))
+    next(iterator)
+    assert iterator.take() is None
 
 
 def test_base_of_nested_wrappers():
@@ -134,6 +214,13 @@ def test_base_of_nested_wrappers():
         part.dataset: (part.index.tolist(), part.row.tolist()) for part in base_samples(whole, torch.tensor([12, 0, 3]))
     }
     assert found == {data: ([22, 5], [1, 0]), other: ([1], [2])}
+
+
+def test_base_datasets_name_what_is_drawn_from_each():
+    other = Numbered(10)
+    whole = ConcatDataset([Subset(data, [5, 2, 5]), other, Subset(data, [9]), Subset(other, [1])])
+    found = {base: None if index is None else index.tolist() for base, index in base_datasets(whole)}
+    assert found == {data: [2, 5, 9], other: None}
 
 
 def test_base_of_a_random_split_equals_a_walk():
@@ -162,7 +249,7 @@ class Unsized(Dataset):
     [
         (lambda: [1], "a list"),
         (lambda: DataLoader(Stream()), "IterableDataset"),
-        (lambda: DataLoader(data, num_workers=2, in_order=False), "in_order"),
+        (lambda: DataLoader(data, batch_size=None, shuffle=True), "a sample of the dataset is a batch"),
         (lambda: OwnIterator(data), "its own __iter__"),
         (lambda: DataLoader(Unsized(), sampler=[1]), "no length"),
     ],
@@ -171,16 +258,19 @@ def test_what_cannot_be_followed_says_why(loader, reason):
     assert reason in why_untrackable(loader())
 
 
-@pytest.mark.parametrize("name", identity.PRIVATES)
-def test_private_of_the_dataloader_that_is_gone_is_noticed(monkeypatch, name):
+def test_privates_are_named():
+    assert set(identity.PRIVATES) == {"_index_sampler", "_send_idx", "_rcvd_idx", "_get_data"}
+
+
+def test_private_of_the_dataloader_that_is_gone_is_noticed(monkeypatch):
     loader = DataLoader(data)
     assert why_untrackable(loader) is None
-    monkeypatch.delattr(DataLoader, name)
+    monkeypatch.delattr(DataLoader, "_index_sampler")
     assert "another DataLoader" in why_untrackable(loader)
 
 
 def test_sampler_of_keys_is_refused():
-    loader = DataLoader({"a": 1}, sampler=["a"], batch_size=None)
+    loader = DataLoader({"a": 1}, sampler=["a"])
     track(loader)
     with pytest.raises(ValueError, match="integer positions"):
         next(iter(loader))

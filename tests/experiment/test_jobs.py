@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from lightning_graceful.data.store import OutputStore
 from lightning_graceful.experiment.classifier import LitClassifier
 from lightning_graceful.models.mlp import MLP
 from lightning_graceful.report.evidence import Predictions
@@ -154,3 +155,14 @@ def test_job_falls_back_to_csv_without_wandb(tmp_path):
     assert "wandb is not installed" in printed
     assert list(run_folder(tmp_path, "train").glob("pct/**/metrics.csv"))
     assert not list(run_folder(tmp_path, "train").glob("pct/wandb"))
+
+
+def test_dry_run_says_what_a_run_would_cost_and_fills_nothing(tmp_path):
+    printed = graceful("train", *QUICK, "dry_run=true", "logger=none", "callbacks.old_outputs.top_k=2", cwd=tmp_path)
+    assert "Old outputs that are missing" in printed
+    assert "training" in printed
+    assert "minutes" in printed
+    assert not list(tmp_path.rglob("page.html"))
+    stores = [OutputStore.open_existing(manifest.parent) for manifest in tmp_path.rglob("manifest.json")]
+    assert stores
+    assert all(len(store.missing()) == store.num_rows for store in stores)

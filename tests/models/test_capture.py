@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from lightning_graceful.models.capture import OutputCapture, find_module, logits_in
 from tests.litmodels import CLASSES, FEATURES, HIDDEN, Net
@@ -96,7 +98,7 @@ def test_graph_leaves_out_what_no_loss_comes_from():
         capture = captured(module)
     assert capture.logits(5).shape == (5, CLASSES)
     with pytest.raises(RuntimeError, match=r"with a graph.*got 0"):
-        capture.logits(5, graph=True)
+        capture.logits(5, loss=torch.ones((), requires_grad=True))
 
 
 def test_logits_and_embedding_keep_their_graph():
@@ -150,6 +152,78 @@ def test_copies_watch_their_own_model():
         with capture:
             module(X)
             torch.testing.assert_close(copied(X + 1), capture.logits(5))
+
+
+def test_a_copy_made_in_between_carries_no_collected_outputs():
+    module = Net()
+    copied, of_copy = copy.deepcopy((module, captured(module)))
+    for start in (lambda: None, of_copy.start):
+        start()
+        with pytest.raises(RuntimeError, match="seen: none"):
+            of_copy.logits(5)
+    torch.testing.assert_close(copied(X), of_copy.logits(5))
+
+
+def test_hooks_come_and_go_and_stay_the_same():
+    """What is compiled sees the same hooks at each step; nothing piles up."""
+    module = Net()
+    capture = OutputCapture(module)
+    seen = []
+    for _ in range(3):
+        with capture:
+            seen.append([dict(part._forward_hooks) for part in module.modules()])
+            module(X)
+            assert capture.logits(5).shape == (5, CLASSES)
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_module_that_was_replaced_is_watched():
+    module = Net()
+    capture = captured(module, embedding="body")
+    with capture:
+        module.body = nn.Linear(FEATURES, HIDDEN)
+        module(X)
+    with capture:
+        module(X)
+        torch.testing.assert_close(capture.embedding(5), module.body(X))
+
+
+def test_judges_of_an_output_are_no_candidates():
+    class Judged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+            self.metrics = MetricCollection([MulticlassConfusionMatrix(CLASSES, normalize="all")])
+            self.own = type("Own", (MulticlassConfusionMatrix,), {})(CLASSES, normalize="all")
+            self.criterion = nn.CrossEntropyLoss(reduction="none")
+            self.wide = nn.BCEWithLogitsLoss(reduction="none")
+
+    module, x, y = Judged(), X[:CLASSES], torch.arange(CLASSES)
+    with OutputCapture(module) as capture:
+        logits = module.net(x)
+        judges = [module.own, *module.metrics.values(), module.criterion]
+        found = [judge(logits, y) for judge in judges] + [module.wide(logits, logits.detach())]
+        assert sum(value.shape == logits.shape and value.is_floating_point() for value in found) == 3
+        assert capture.logits(CLASSES) is logits
+
+
+def test_of_several_outputs_that_which_the_loss_comes_from_is_taken():
+    module = Net()
+    with OutputCapture(module) as capture:
+        first, second = module(X), module(X + 1)
+        assert capture.logits(5, loss=second.sum()) is second
+        assert capture.used_by(first.sum(), 5) == [first]
+        for loss in (first.sum() + second.sum(), module.fc.bias.sum()):
+            with pytest.raises(RuntimeError, match="got 2"):
+                capture.logits(5, loss=loss)
+
+
+def test_a_childs_output_that_the_loss_comes_from_goes_before_an_own_one_that_it_does_not():
+    module = Twin(lambda self, x: self.net(x) + 1)
+    with OutputCapture(module) as capture:
+        module(X)
+        logits = module.net(X + 1)
+        assert capture.logits(5, loss=logits.sum()) is logits
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-import copy
-import pickle
+"""What an old model says, and how it is asked."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -8,44 +8,10 @@ import torch
 from torch import nn
 
 from lightning_graceful import Batch, OldModel, make_graceful
-from tests.litmodels import CLASSES, FEATURES, HIDDEN, Lit, Net, loader, seeded, trainer
+from tests.litmodels import CLASSES, FEATURES, Lit, Net, loader, seeded, trainer
+from tests.models.nets import Moody, Pair, Returning, X, Y, no_grad
 
-torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning")
-X = torch.linspace(-1, 1, 5 * FEATURES).reshape(5, FEATURES)
-Y = torch.arange(5) % CLASSES
-
-
-class Moody(nn.Module):
-    """BatchNorm and Dropout: train mode changes the answer."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(FEATURES)
-        self.drop = nn.Dropout(0.5)
-        self.fc = nn.Linear(FEATURES, CLASSES)
-        self.register_buffer("scale", torch.tensor(2.0))
-        self.register_buffer("hidden", torch.tensor([3.0]), persistent=False)
-
-    def forward(self, x):
-        return self.fc(self.drop(self.norm(x))) * self.scale
-
-
-class Returning(nn.Module):
-    def __init__(self, answer):
-        super().__init__()
-        self.fc, self.answer = nn.Linear(FEATURES, CLASSES), answer
-
-    def forward(self, *args, **kwargs):
-        return self.answer(self.fc, *args, **kwargs)
-
-
-def no_grad(model, x):
-    with torch.no_grad():
-        return model(x)
-
-
-# -- what it says ------------------------------------------------------------------------------------------------------
 
 
 def test_outputs_are_the_models_own():
@@ -88,17 +54,8 @@ def test_it_is_frozen_and_in_eval_mode_whatever_is_called():
     assert net.fc.weight.requires_grad
 
 
-def test_as_an_attribute_of_a_module_it_is_no_part_of_it():
-    module = Lit()
-    keys, parameters = set(module.state_dict()), len(list(module.parameters()))
-    module.old = OldModel(Net())
-    assert set(module.state_dict()) == keys
-    assert len(list(module.parameters())) == parameters
-    assert len(module.configure_optimizers().param_groups[0]["params"]) == parameters
-
-
-@pytest.mark.parametrize("of_model", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("of_inputs", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("of_model", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("of_inputs", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_inputs_are_cast_to_the_model_and_outputs_to_float32(of_model, of_inputs):
     net = seeded(Net).to(of_model)
     outputs = OldModel(net, embedding="body").outputs((X.to(of_inputs), Y))
@@ -121,6 +78,41 @@ def test_nothing_is_kept_for_a_backward():
     old = OldModel(Returning(lambda fc, x: (modes.append(torch.is_grad_enabled()), fc(x))[1]))
     assert not old.outputs((x, Y)).logits.requires_grad
     assert modes == [False]
+
+
+class Caching(Net):
+    """Makes a buffer the first time that it runs, as positional encodings do."""
+
+    shift = None
+
+    def forward(self, x):
+        if self.shift is None:
+            self.shift = torch.ones(FEATURES)
+        return super().forward(x.add_(self.shift) - self.shift)
+
+
+def test_what_it_keeps_while_it_validates_serves_in_training():
+    """Tensors of inference mode cannot be saved for a backward."""
+    with torch.inference_mode():
+        old = OldModel(seeded(Caching), classifier="fc", embedding="body")
+        outputs = old.outputs((X + 0, Y))
+    weight = torch.ones((), requires_grad=True)
+    (weight * outputs.logits + weight * old._module.shift.sum()).sum().backward()
+    old.classifier(weight * outputs.embedding).sum().backward()
+    assert weight.grad.isfinite()
+
+
+@pytest.mark.parametrize("where", ["batch", "model"])
+def test_a_batch_on_another_device_is_an_error_that_says_to_move(where):
+    old, x = OldModel(seeded(Net)), X.to("meta") if where == "batch" else X
+    with pytest.raises(RuntimeError, match=r"old model's device, (cpu|meta), got it on (cpu|meta)\. .*old\.to"):
+        (old if where == "batch" else old.to("meta")).outputs((x, Y))
+
+
+def test_one_part_of_the_inputs_on_its_device_will_do():
+    module = Returning(lambda fc, left, right: fc(left))
+    inputs = Pair(X, X.to("meta"))
+    assert OldModel(module).outputs((inputs, Y)).logits.shape == (5, CLASSES)
 
 
 def test_a_label_map_gives_the_new_classes_order():
@@ -153,15 +145,6 @@ def test_a_label_map_beyond_the_old_classes():
 def test_answers_of_the_usual_kinds(answer):
     module = seeded(Returning, answer)
     torch.testing.assert_close(OldModel(module).outputs((X, Y)).logits, no_grad(module.fc, X))
-
-
-class Pair(tuple):
-    """Stands for a named tuple: a tuple whose type takes other arguments."""
-
-    __slots__ = ()
-
-    def __new__(cls, left, right):
-        return super().__new__(cls, (left, right))
 
 
 @pytest.mark.parametrize(
@@ -210,16 +193,6 @@ def test_a_move_in_a_validation_hook_leaves_normal_tensors():
     assert not any(tensor.is_inference() for _, tensor in old._tensors())
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda old: pickle.loads(pickle.dumps(old))])
-def test_copies_are_independent(clone):
-    old = OldModel(seeded(Net), embedding="body", classifier="fc", label_map=[1, 0])
-    copied = clone(old)
-    nn.init.zeros_(old._module.body[0].weight)
-    nn.init.zeros_(old._module.body[0].bias)
-    assert copied.outputs((X, Y)).embedding.abs().sum() > 0
-    assert old.outputs((X, Y)).embedding.abs().sum() == 0
-
-
 def test_a_fitted_module_becomes_an_old_model():
     module = make_graceful(seeded(Lit), {"nothing": lambda new_logits: 0 * new_logits.sum()})
     trainer(max_epochs=1, precision="32-true").fit(module, loader(dtype=torch.float32))
@@ -257,198 +230,3 @@ def test_a_module_without_forward_is_an_error_that_says_what_to_pass():
 
     with pytest.raises(RuntimeError, match=r"Without has no forward.*OldModel\(module.net\)"):
         OldModel(Without()).outputs((X, Y))
-
-
-# -- from a file -------------------------------------------------------------------------------------------------------
-
-
-class Sized(Lit):
-    """Needs its hyper-parameters; saves one more, and loads a count."""
-
-    def __init__(self, hidden, lr=0.1):
-        super().__init__()
-        self.save_hyperparameters()
-        self.net = nn.Sequential(nn.Linear(FEATURES, hidden), nn.Linear(hidden, CLASSES))
-
-    def on_load_checkpoint(self, checkpoint):
-        self.loaded = True
-
-
-class Configured(pl.LightningModule):
-    """Takes all hyper-parameters as one dict, and makes its layers late."""
-
-    forward, training_step, configure_optimizers = Lit.forward, Lit.training_step, Lit.configure_optimizers
-
-    def __init__(self, config):
-        super().__init__()
-        self.save_hyperparameters(config)
-        self.net = None
-
-    def configure_model(self):
-        if self.net is None:
-            self.net = nn.Linear(FEATURES, CLASSES)
-
-
-def saved(module, path):
-    running = trainer(max_epochs=1, precision="32-true")
-    running.fit(module, loader(dtype=torch.float32))
-    running.save_checkpoint(path)
-    return path
-
-
-@pytest.mark.parametrize("of", ["class", "instance", "factory"])
-def test_a_checkpoint_gives_the_model_back(tmp_path, of):
-    trained = seeded(Sized, 8)
-    path = saved(trained, tmp_path / "old.ckpt")
-    instance = Sized(8)
-    weights = copy.deepcopy(instance.state_dict())
-    module = {"class": Sized, "instance": instance, "factory": lambda: Sized(8)}[of]
-    old = OldModel.from_checkpoint(str(path), module, embedding="net.0")
-    torch.testing.assert_close(old.outputs((X, Y)).logits, no_grad(trained, X))
-    assert old.outputs((X, Y)).embedding.shape == (5, 8)
-    assert old._module.loaded
-    torch.testing.assert_close(instance.state_dict(), weights)
-    assert old.fingerprint == OldModel(trained, embedding="net.0").fingerprint
-
-
-def test_hyper_parameters_in_one_dict_and_layers_made_late(tmp_path):
-    trained = Configured({"lr": 0.1})
-    path = saved(trained, tmp_path / "old.ckpt")
-    old = OldModel.from_checkpoint(path, Configured)
-    torch.testing.assert_close(old.outputs((X, Y)).logits, no_grad(trained, X))
-
-
-def test_a_graceful_checkpoint_is_read_with_the_untouched_class(tmp_path):
-    trained = make_graceful(seeded(Lit), {"nothing": lambda new_logits: 0 * new_logits.sum()})
-    old = OldModel.from_checkpoint(saved(trained, tmp_path / "old.ckpt"), Lit)
-    torch.testing.assert_close(old.outputs((X, Y)).logits, no_grad(trained, X))
-    assert old.fingerprint == OldModel(trained).fingerprint
-
-
-@pytest.mark.parametrize("module", [Net, Net(), lambda: Net()])
-def test_a_plain_state_dict_is_read(tmp_path, module):
-    net = seeded(Net)
-    torch.save(net.state_dict(), tmp_path / "old.pt")
-    old = OldModel.from_checkpoint(tmp_path / "old.pt", module)
-    torch.testing.assert_close(old.outputs((X, Y)).logits, no_grad(net, X))
-
-
-def test_code_in_a_file_is_refused_until_it_is_allowed(tmp_path):
-    net = seeded(Net)
-    torch.save({"state_dict": net.state_dict(), "extra": SimpleNamespace()}, tmp_path / "old.pt")
-    with pytest.raises(ValueError, match=r"If you trust the file.*weights_only=False"):
-        OldModel.from_checkpoint(tmp_path / "old.pt", Net)
-    old = OldModel.from_checkpoint(tmp_path / "old.pt", Net, weights_only=False)
-    torch.testing.assert_close(old.outputs((X, Y)).logits, no_grad(net, X))
-
-
-@pytest.mark.parametrize(
-    ("content", "module", "message"),
-    [
-        (lambda: seeded(Net).state_dict(), Lit, "Expected a checkpoint of Lit, but .* holds other weights"),
-        (lambda: {"state_dict": 3}, Net, "holds other weights"),
-        (lambda: [1, 2], Net, "got list"),
-        (lambda: seeded(Net).state_dict(), Sized, "hyper-parameters to build Sized.*hidden"),
-        (lambda: seeded(Net).state_dict(), lambda: 3, "got int"),
-        (lambda: seeded(Net).state_dict(), lambda size: 3, "Pass a built instance"),
-    ],
-)
-def test_files_that_do_not_fit(tmp_path, content, module, message):
-    torch.save(content(), tmp_path / "old.pt")
-    with pytest.raises(ValueError, match=message):
-        OldModel.from_checkpoint(tmp_path / "old.pt", module)
-
-
-@pytest.mark.parametrize("weights_only", [True, False])
-@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
-def test_files_that_are_no_checkpoint(tmp_path, content, weights_only):
-    (tmp_path / "old.pt").write_bytes(content)
-    with pytest.raises(ValueError, match="could not be read"):
-        OldModel.from_checkpoint(tmp_path / "old.pt", Net, weights_only=weights_only)
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"old\.pt, found no file"):
-        OldModel.from_checkpoint(tmp_path / "old.pt", Net)
-
-
-# -- fingerprint -------------------------------------------------------------------------------------------------------
-
-
-def test_equal_models_have_equal_fingerprints():
-    net = seeded(Moody)
-    other = copy.deepcopy(net).train().requires_grad_(False)
-    old, fingerprint = OldModel(net), OldModel(other.eval()).fingerprint
-    assert old.fingerprint == fingerprint
-    old.outputs((X, Y))
-    assert old.fingerprint == fingerprint
-    old._module.train()
-    assert old.fingerprint == fingerprint
-
-
-@pytest.mark.parametrize("name", [*Moody().state_dict(), "hidden"])
-def test_every_weight_and_buffer_counts(name):
-    net = seeded(Moody)
-    before = OldModel(net).fingerprint
-    with torch.no_grad():
-        tensor = dict([*net.named_parameters(), *net.named_buffers()])[name]
-        tensor.view(-1)[-1] += 1
-    assert OldModel(net).fingerprint != before
-
-
-def test_in_place_changes_are_seen():
-    old = OldModel(Net())
-    before = old.fingerprint
-    old._module.fc.weight.data[0, 0] += 1
-    assert old.fingerprint != before
-
-
-class Renamed(Net):
-    def forward(self, x):
-        return -super().forward(x)
-
-
-def test_options_dtype_layers_and_batch_count():
-    net = seeded(Net)
-    relu = copy.deepcopy(net)
-    relu.body[1] = nn.ReLU()
-    renamed = Renamed()
-    renamed.load_state_dict(net.state_dict())
-    variants = [
-        OldModel(net),
-        OldModel(net, logits="fc"),
-        OldModel(net, embedding="body"),
-        OldModel(net, label_map=[0, 1, 2]),
-        OldModel(net, label_map=[0, 2, 1]),
-        OldModel(net, batch=lambda b: Batch(b["left"], b["y"])),
-        OldModel(net, batch=lambda b: Batch(b["right"], b["y"])),
-        OldModel(copy.deepcopy(net).double()),
-        OldModel(relu),
-        OldModel(renamed),
-    ]
-    assert len({old.fingerprint for old in variants}) == len(variants)
-    assert OldModel(net, label_map=(0, 1, 2)).fingerprint == variants[3].fingerprint
-    assert OldModel(net, label_map=torch.tensor([0, 1, 2])).fingerprint == variants[3].fingerprint
-
-
-def test_nan_and_empty_weights_have_a_fingerprint():
-    net = seeded(Net)
-    nn.init.constant_(net.fc.bias, float("nan"))
-    net.register_buffer("none", torch.zeros(0, 3))
-    net.register_buffer("low", torch.zeros(2, 3, dtype=torch.bfloat16).T)
-    assert OldModel(net).fingerprint == OldModel(net).fingerprint != OldModel(seeded(Net)).fingerprint
-
-
-def test_a_model_without_weights():
-    old = OldModel(nn.Flatten())
-    assert old.device == torch.device("cpu")
-    torch.testing.assert_close(old.outputs((X, Y)).logits, X)
-    assert len(old.fingerprint) == 64
-
-
-@pytest.mark.parametrize("embedding", [None, "body"])
-def test_no_hook_stays_on_the_model(embedding):
-    old = OldModel(Net(), embedding=embedding)
-    assert old.outputs((X, Y)).logits.shape == (5, CLASSES)
-    assert not any(module._forward_hooks for module in old._module.modules())
-    assert HIDDEN not in old.outputs((X, Y)).logits.shape
