@@ -106,7 +106,7 @@ class SampleTracker:
         combined = combined_loader(self._trainer)
         if combined is None:
             return []
-        if not hasattr(combined, "_user_class"):
+        if not hasattr(combined, "graceful_class"):
             combined.__class__ = _tracked_class(type(combined))
             self._combined.append(combined)
             # A fetcher may have asked for its first batch already.
@@ -148,7 +148,7 @@ class SampleTracker:
         for loader in self._loaders:
             untrack(loader)
         for combined in self._combined:
-            combined.__class__ = combined._user_class
+            combined.__class__ = combined.graceful_class
             combined.__dict__.pop("graceful_taken", None)
         self._loaders.clear()
         self._combined.clear()
@@ -213,7 +213,7 @@ def _tracked_class(base: type) -> type:
             taken.popleft()
         return out
 
-    return type(f"Tracked{base.__name__}", (base,), {"__iter__": begin, "__next__": combine, "_user_class": base})
+    return type(f"Tracked{base.__name__}", (base,), {"__iter__": begin, "__next__": combine, "graceful_class": base})
 
 
 MAX_AHEAD = 64  # batches that are put together before a hook asks for their samples; a fetcher takes 1 ahead

@@ -35,7 +35,7 @@ WITHOUT_TORCH = ["functional.statistics", "report", "cli"]
 NAMELESS = {"utils.py", "helpers.py", "common.py", "misc.py"}
 # Private names of other people's classes -> the one module that may touch them.
 SEAMS = {
-    "data.identity": {"_index_sampler", "_get_iterator"},
+    "data.identity": {"_index_sampler", "_send_idx", "_rcvd_idx", "_get_data", "_in_order"},
     # OmegaConf resolves a node's interpolations only below its parent, and masked_copy cuts it off.
     "experiment.update": {"_set_parent", "_get_parent"},
 }

@@ -15,14 +15,17 @@ RESAMPLES = 10_000
 def interleaved(
     arms: Mapping[str, Callable[[Any], Any]], draw: Callable[[], Any], repeats: int, warm_up: int = WARM_UP
 ) -> dict[str, list[float]]:
-    """Time each arm on the same draws in turn, each time beginning with another arm; seconds by arm."""
+    """Time arms in turn, each time beginning with another; seconds by arm.
+
+    Each arm gets a draw of its own: what one has read, the next would find in the processor's cache.
+    """
     taken: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
     with undisturbed():
         for repeat in range(warm_up + repeats):
-            drawn = draw()
             first = repeat % len(names)
             for name in names[first:] + names[:first]:
+                drawn = draw()
                 start = time.perf_counter()
                 made = arms[name](drawn)
                 taken[name].append(time.perf_counter() - start)

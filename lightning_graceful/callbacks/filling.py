@@ -38,7 +38,7 @@ WAIT_S = 0.2
 class Filling:
     """Fills the rows of one store that a loader can ask for.
 
-    Work is shared out by regions of 4096 rows: a process claims a region, computes what is missing in it and lets it
+    Work is shared out by regions of 1024 rows: a process claims a region, computes what is missing in it and lets it
     go. Ranks of a run and the runs of a sweep so compute each row once, wherever they run; a process that dies gives
     its claims back. What is written before a stop stays.
 
@@ -137,7 +137,7 @@ class Filling:
                 'function drops or adds samples. Run the old model live: fill="never".'
             )
         hashes = input_hash(raw.inputs) if self._opened.hashed else None
-        outputs = to_cpu(old.outputs(self._stores.deliver(batch)))
+        outputs = self._opened.narrow(to_cpu(old.outputs(self._stores.deliver(batch))))
         hash_of = kept_hash(self._opened, hashes, torch.arange(len(rows)))
         self._opened.store.write(rows, outputs, raw.target, hash_of)
 

@@ -150,15 +150,20 @@ class OldServer:
                 rows = place.row[~filled]
                 chosen = Outputs(*(rows_of(part, rows) for part in outputs))
                 hash_of = kept_hash(place.opened, hashes, rows)
-                place.opened.store.write(place.number[~filled], chosen, rows_of(target, rows), hash_of)
+                place.opened.store.write(
+                    place.number[~filled], place.opened.narrow(chosen), rows_of(target, rows), hash_of
+                )
         # Read, not peeked: without an old model the holes are named.
         return [Found(place, place.opened.store.read(place.number), filled) for place, _, filled in found]
 
     def _assembled(self, found: list[Found]) -> Outputs:
         if len(found) == 1 and torch.equal(found[0].place.row, torch.arange(len(found[0].place.row))):
-            return found[0].rows.outputs(self.stores.device)
-        parts = [(part.place.row.to(self.stores.device), part.rows.outputs(self.stores.device)) for part in found]
+            return self._outputs(found[0])
+        parts = [(part.place.row.to(self.stores.device), self._outputs(part)) for part in found]
         return Outputs(*(_scatter([(row, outputs[field]) for row, outputs in parts]) for field in range(2)))
+
+    def _outputs(self, found: Found) -> Outputs:
+        return found.place.opened.widen(found.rows.outputs(self.stores.device))
 
     def close(self) -> None:
         """Stop reading."""

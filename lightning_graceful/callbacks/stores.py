@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_graceful.data.bases import base_datasets
-from lightning_graceful.data.batch import BatchAdapter
+from lightning_graceful.data.batch import BatchAdapter, Outputs
 from lightning_graceful.data.hashing import content_hash
 from lightning_graceful.data.identity import tracked_views
 from lightning_graceful.data.manifest import MANIFEST, nearest, store_path
@@ -39,6 +39,34 @@ class Opened(NamedTuple):
     views: int
     hashed: bool
     offset: int
+
+    def narrow(self, outputs: Outputs) -> Outputs:
+        """Return what the store keeps of outputs; see :func:`narrow`."""
+        return narrow(outputs, self.store.fingerprint.get("known"))
+
+    def widen(self, outputs: Outputs) -> Outputs:
+        """Return stored outputs with the logit ``-inf`` of the classes that the old model never knew."""
+        known, logits = self.store.fingerprint.get("known"), outputs.logits
+        if known is None or logits is None:
+            return outputs
+        wide = logits.new_full((len(logits), self.store.fingerprint["classes_of_new"]), -torch.inf)
+        wide[:, known] = logits
+        return outputs._replace(logits=wide)
+
+
+def narrow(outputs: Outputs, known: list[int] | None) -> Outputs:
+    """Leave out the classes that the old model never knew: with top-k no row says which of the others they are.
+
+    Args:
+        outputs: What the old model said.
+        known: The classes that it knows; None for all.
+
+    Returns:
+        Outputs without the others.
+    """
+    if known is None or outputs.logits is None:
+        return outputs
+    return outputs._replace(logits=outputs.logits[:, known])
 
 
 class OldStores:
@@ -152,13 +180,17 @@ class OldStores:
         if self._old_fingerprint is None:
             self._old_fingerprint = self.old.fingerprint
         fingerprint |= {"old": self._old_fingerprint, "dtype": self._dtype, "top_k": self._top_k}
+        if self._top_k is not None:
+            columns = self.old.options["label_map"] or []
+            known = [number for number, column in enumerate(columns) if column >= 0]
+            fingerprint |= {"classes_of_new": len(columns), "known": known} if len(known) < len(columns) else {}
         path = store_path(self._cache_dir, fingerprint)
         # The manifest is what makes a store: another process may just have made the folder.
         if (path / MANIFEST).is_file():
             layout = OutputStore.open_existing(path).layout
         else:
             self._say_what_differs(fingerprint)
-            layout = self._layout(raw)
+            layout = self._layout(raw, fingerprint.get("known"))
         return OutputStore.open(path, fingerprint=fingerprint, num_rows=num_rows, layout=layout)
 
     def _say_what_differs(self, fingerprint: dict[str, Any]) -> None:
@@ -168,9 +200,9 @@ class OldStores:
                 f"Old outputs: a new store is begun; the nearest, {near[0].name}, differs in {', '.join(near[1])}."
             )
 
-    def _layout(self, raw: Any) -> RowLayout:
+    def _layout(self, raw: Any, known: list[int] | None) -> RowLayout:
         assert self.old is not None
-        outputs = self.old.to(self.device).outputs(self.deliver(raw))
+        outputs = narrow(self.old.to(self.device).outputs(self.deliver(raw)), known)
         return RowLayout(
             logits=None if outputs.logits is None else outputs.logits.shape[1],
             embedding=None if outputs.embedding is None else outputs.embedding.shape[1],

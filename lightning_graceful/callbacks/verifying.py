@@ -62,7 +62,7 @@ def _compare(stores: OldStores, loader: DataLoader[Any], opened: Opened, rows: T
     raw, stored = stores.read_batch(batch), opened.store.read(rows)
     hashes = input_hash(raw.inputs) if opened.hashed else None
     opened.store.compare(rows, stored, raw.target, kept_hash(opened, hashes, torch.arange(len(rows))))
-    live = stores.old.to(stores.device).outputs(stores.deliver(batch))
+    live = opened.narrow(stores.old.to(stores.device).outputs(stores.deliver(batch)))
     for name, difference in _differences(opened, stored.outputs(stores.device), live).items():
         wrong = (difference > TOLERANCE[opened.store.layout.dtype]).cpu()
         if wrong.any():

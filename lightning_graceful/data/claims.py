@@ -20,7 +20,7 @@ from lightning_graceful.data.shards import disk
 with contextlib.suppress(ImportError):  # for POSIX systems; elsewhere old models run live
     import fcntl
 
-REGION_ROWS = 4096
+REGION_ROWS = 1024
 CLAIMS = ".claims"
 FULL = b"\xa5"  # which no single flipped bit makes of the 0 that stands for "not known"
 BUSY = {errno.EAGAIN, errno.EACCES}

@@ -18,7 +18,7 @@ from lightning_graceful.data.bases import base_samples
 from lightning_graceful.data.replay import Replayed, original, replayable, seeded, view_of
 
 # Each is named by a test in tests/data/test_identity.py.
-PRIVATES = ("_index_sampler", "_send_idx", "_rcvd_idx", "_get_data")
+PRIVATES = ("_index_sampler", "_send_idx", "_rcvd_idx", "_get_data", "_in_order")
 
 
 @dataclass(eq=False)
@@ -287,9 +287,11 @@ class _StatefulDraws(_Draws):
 def _number_of(loader: DataLoader[Any], inner: Any) -> Callable[[TrackedIterator], int]:
     if loader.num_workers == 0:
         return _of_last_draw
-    if not all(hasattr(inner, name) for name in ("_send_idx", "_rcvd_idx", "_get_data")):
+    # torch before 2.6 knows no other order than that of the draws, and says nothing of it.
+    is_ordered = getattr(inner, "_in_order", not hasattr(loader, "in_order") or None)
+    if is_ordered is None or not all(hasattr(inner, name) for name in ("_send_idx", "_rcvd_idx", "_get_data")):
         return _unknown  # another version of torch
-    return _of_next_in_order if getattr(inner, "_in_order", True) else _of_last_arrival
+    return _of_next_in_order if is_ordered else _of_last_arrival
 
 
 def _of_last_draw(iterator: TrackedIterator) -> int:

@@ -43,7 +43,7 @@ class Replayed:
     """
 
     def __init__(self, dataset: Dataset[Any]) -> None:
-        object.__setattr__(self, "_graceful_dataset", dataset)
+        object.__setattr__(self, "graceful_dataset", dataset)
 
     def __getitem__(self, position: Any) -> Any:
         """Return one sample.
@@ -65,7 +65,7 @@ class Replayed:
             return [self._fetch(position) for position in positions]
 
     def _fetch(self, position: Draw) -> Any:
-        dataset = self._graceful_dataset
+        dataset = self.graceful_dataset
         _reseed(position.seed)
         if hasattr(dataset, "__getitems__"):
             return dataset.__getitems__([int(position)])[0]
@@ -73,31 +73,31 @@ class Replayed:
 
     def __len__(self) -> int:
         """Return the length of the dataset."""
-        return len(self._graceful_dataset)
+        return len(self.graceful_dataset)
 
     # What a worker_init_fn sees as worker_info.dataset is to look, and to change, as the user's own.
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the dataset."""
-        return getattr(object.__getattribute__(self, "_graceful_dataset"), name)
+        return getattr(object.__getattribute__(self, "graceful_dataset"), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute of the dataset."""
-        setattr(self._graceful_dataset, name, value)
+        setattr(self.graceful_dataset, name, value)
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
         """The class of the dataset."""
-        return type(self._graceful_dataset)
+        return type(self.graceful_dataset)
 
     def __reduce__(self) -> Any:
         """Pickle, on the way to a spawned worker."""  # noqa: DOC201
-        return Replayed, (self._graceful_dataset,)
+        return Replayed, (self.graceful_dataset,)
 
 
 def original(dataset: Any) -> Any:
     """Return the dataset behind a :class:`Replayed`, or the dataset itself."""
-    return object.__getattribute__(dataset, "_graceful_dataset") if type(dataset) is Replayed else dataset
+    return object.__getattribute__(dataset, "graceful_dataset") if type(dataset) is Replayed else dataset
 
 
 def view_of(index: Tensor, epoch: int, views: int) -> Tensor:

@@ -72,12 +72,27 @@ def test_what_is_right_is_verified(tmp_path, options):
     filled(tmp_path, verify=1, **options)
 
 
-def test_label_map_with_unknown_classes_is_verified(tmp_path):
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_label_map_with_unknown_classes(tmp_path, top_k):
+    """With k = 1 the class that the old model never knew is one of those that are not kept."""
     torch.manual_seed(1)
     net = MLP(16, 2, hidden=(8,))
+    old = OldModel(net, label_map=[1, 0, -1])
+
+    class Check(Compare):
+        def check(self, module, batch):
+            stored = module.old_outputs.logits.softmax(1)
+            torch.testing.assert_close(stored, old.outputs(batch).logits.softmax(1), atol=1e-3, rtol=1e-3)
+            assert torch.isneginf(module.old_outputs.logits[:, 2]).all()
+            self.compared += 1
+
     for verify in (0, 1):
-        old = OldModel(net, label_map=[1, 0, -1])
-        fit(new_module(), OldOutputCache(old, tmp_path, verify=verify), DataLoader(images(), 8))
+        check, cache = Check(old), OldOutputCache(old, tmp_path, verify=verify, top_k=top_k)
+        fit(new_module(), cache, DataLoader(images(), 8), None, check)
+        assert check.compared == 14
+    reading = Check(old)
+    fit(new_module(), OldOutputCache(None, tmp_path), DataLoader(images(), 8), None, reading)
+    assert reading.compared == 14
 
 
 # -- several old models ----------------------------------------------------------------------------------------------

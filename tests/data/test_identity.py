@@ -188,7 +188,7 @@ def test_stateful_loader_goes_on_where_it_was(workers, shuffle):
     assert rest(tracked=True) == rest(tracked=False)
 
 
-@pytest.mark.parametrize("private", ["_send_idx", "_rcvd_idx", "_get_data"])
+@pytest.mark.parametrize("private", ["_send_idx", "_rcvd_idx", "_get_data", "_in_order"])
 def test_private_of_the_worker_iterator_that_is_gone_means_no_samples(private):
     """Another version of torch: no guess."""
     loader = DataLoader(data, batch_size=4, num_workers=1)
@@ -199,7 +199,7 @@ def test_private_of_the_worker_iterator_that_is_gone_means_no_samples(private):
         def __next__(self):
             return next(inner)
 
-    for name in {"_send_idx", "_rcvd_idx", "_get_data"} - {private}:
+    for name in {"_send_idx", "_rcvd_idx", "_get_data", "_in_order"} - {private}:
         assert hasattr(inner, name)
         setattr(Changed, name, getattr(inner, name))
     iterator = TrackedIterator(loader, Changed(), dict(loader.__dict__["graceful_drawn"]))
@@ -259,7 +259,7 @@ def test_what_cannot_be_followed_says_why(loader, reason):
 
 
 def test_privates_are_named():
-    assert set(identity.PRIVATES) == {"_index_sampler", "_send_idx", "_rcvd_idx", "_get_data"}
+    assert set(identity.PRIVATES) == {"_index_sampler", "_send_idx", "_rcvd_idx", "_get_data", "_in_order"}
 
 
 def test_private_of_the_dataloader_that_is_gone_is_noticed(monkeypatch):

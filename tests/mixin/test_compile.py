@@ -78,6 +78,12 @@ def test_compiled_training_equals_a_loop_by_hand(base, way, aot):
     assert backend.compiled <= 3  # with and without a graph, never again for each of the 8 steps
 
 
+def test_the_mixin_breaks_no_graph():
+    torch._dynamo.reset()
+    module = make_graceful(seeded(Lit), {"distil": distil})
+    assert_trained(fitted(torch.compile(module, backend="eager", fullgraph=True)))
+
+
 @pytest.mark.parametrize("way", [made_graceful_then_compiled, compiled_then_made_graceful])
 def test_compiled_manual_steps(way):
     torch._dynamo.reset()
