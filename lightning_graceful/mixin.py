@@ -296,6 +296,9 @@ def make_graceful(
 ) -> ModuleOrClass:
     """Add terms to a LightningModule without an edit; see :class:`GracefulMixin`.
 
+    ``torch.compile`` may come before or after, of the network or of the whole module, whose own step is then compiled
+    and the terms are not. (Lightning's own ``self.log`` in a compiled step fails on some versions of torch.)
+
     Args:
         module_or_class: An instance, which is changed in place and returned (also where ``torch.compile`` has wrapped
             it), or a class, of which a subclass is returned.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.cache import background, epoch, filling, lookup, machine, scale, table
+from benchmarks.cache import background, epoch, filling, lookup, machine, scale, sparse, table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "cache.json"
 PARTS = ("lookup", "background", "scale", "filling", "epoch")
@@ -37,6 +37,7 @@ class Sizes:
     light_images: int = 65_536
     light_rounds: int = 7
     fill_images: int = 256
+    fill_batch: int = 64
     fill_rounds: int = 24
     epoch_images: int = 1024
     epoch_batch: int = 16
@@ -45,23 +46,24 @@ class Sizes:
 
 
 QUICK = Sizes(
-    rows=20_000,
+    rows=10_000,
     repeats=20,
-    pt_files=1000,
+    pt_files=512,
     pt_repeats=3,
     cold_rounds=1,
     steps=5,
     workers=(0, 1),
     fits=1,
-    many_rows=(10_000, 100_000),
-    scale_repeats=20,
-    light_images=2048,
+    many_rows=(5_000, 50_000),
+    scale_repeats=10,
+    light_images=1024,
     light_rounds=1,
     fill_images=16,
-    fill_rounds=2,
+    fill_batch=8,
+    fill_rounds=1,
     epoch_images=16,
     epoch_batch=4,
-    epoch_rounds=2,
+    epoch_rounds=1,
     free_gb=0.5,
 )
 
@@ -117,13 +119,13 @@ def _background(folder: Path, sizes: Sizes) -> dict[str, Any]:
 
 
 def _scale(folder: Path, sizes: Sizes) -> dict[str, Any]:
-    paths = scale.make_stores(folder, sizes.many_rows)
+    paths = sparse.make_stores(folder, sizes.many_rows, scale.BATCHES)
     return {"scale": scale.lookups(paths, sizes.scale_repeats), "memory": scale.memory(paths)}
 
 
 def _filling(folder: Path, sizes: Sizes) -> dict[str, Any]:
     return {
-        "fill": filling.against_inference(folder, sizes.fill_images, sizes.fill_rounds),
+        "fill": filling.against_inference(folder, sizes.fill_images, sizes.fill_batch, sizes.fill_rounds),
         "light_fill": filling.ceiling(folder, sizes.light_images, sizes.light_rounds),
     }
 

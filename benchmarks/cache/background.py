@@ -9,8 +9,9 @@ from unittest.mock import patch
 
 import pytorch_lightning as pl
 
-from benchmarks.cache.data import CLASSES, Lit, files_of, fill_truly, light_net, loader, trainer
+from benchmarks.cache.data import Lit, files_of, fill_truly, light_net, loader, trainer
 from benchmarks.cache.machine import made_cold, resident
+from benchmarks.cache.sparse import CLASSES
 from benchmarks.cache.timing import spread
 from lightning_graceful import OldModel, OldOutputCache
 from lightning_graceful.callbacks.serving import OldServer

@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.cache.sparse import BATCH, CLASSES
 from lightning_graceful import OldModel
 from lightning_graceful.data.batch import Outputs
 from lightning_graceful.data.claims import REGION_ROWS, Claims
 from lightning_graceful.data.hashing import input_hash
-from lightning_graceful.data.store import OutputStore, RowLayout
+from lightning_graceful.data.store import OutputStore
 from lightning_graceful.models.resnet import ResNet
 
-BATCH = 256
-CLASSES = 1000
 POOL = 4096  # different images; sample i shows number i % POOL
 WIDTHS = (64, 128, 256, 512)
 
@@ -83,11 +82,6 @@ def trainer(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
 
 def loader(length: int, batch: int = BATCH, workers: int = 0, *, shuffle: bool = True) -> DataLoader[Any]:
     return DataLoader(Images(length), batch_size=batch, shuffle=shuffle, num_workers=workers)
-
-
-def make_store(path: Path, rows: int, top_k: int | None = None, classes: int = CLASSES) -> OutputStore:
-    layout = RowLayout(logits=classes, top_k=top_k)
-    return OutputStore.open(path, fingerprint={"benchmark": "cache"}, num_rows=rows, layout=layout)
 
 
 def fill_truly(path: Path, old: OldModel) -> None:

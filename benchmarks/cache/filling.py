@@ -1,5 +1,6 @@
 """Goal 5: fill a store ahead of training against running the old model over the same loader and writing nothing."""
 
+import gc
 import shutil
 import tempfile
 import time
@@ -13,10 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.cache.data import CLASSES, Lit, light_net, loader, resnet18, trainer
+from benchmarks.cache.data import Lit, light_net, loader, resnet18, trainer
+from benchmarks.cache.sparse import BATCH, CLASSES
 from benchmarks.cache.timing import extra_percent, spread, undisturbed
 from lightning_graceful import OldModel, OldOutputCache
 from lightning_graceful.callbacks import old_outputs
+from lightning_graceful.data.probe import PROBE_SIZE
 
 Seconds = tuple[float, float]  # wall, processor
 Arms = dict[str, Callable[[], Seconds]]
@@ -24,20 +27,21 @@ FEW_CLASSES = 10
 FILL = "lightning_graceful.callbacks.old_outputs.fill_ahead"
 
 
-def against_inference(folder: Path, images: int, rounds: int) -> dict[str, Any]:
+def against_inference(folder: Path, images: int, batch: int, rounds: int) -> dict[str, Any]:
     """ResNet-18: rounds of a bare run and fills, for 10 classes and for 1000 (dense, top 10)."""
     few, many = resnet18(FEW_CLASSES).eval(), resnet18(CLASSES).eval()
     arms = {
-        "bare_10": lambda: bare(few, images),
-        "dense_10": lambda: fill(folder, few, images),
-        "bare_1000": lambda: bare(many, images),
-        "dense_1000": lambda: fill(folder, many, images),
-        "top10_1000": lambda: fill(folder, many, images, top_k=10),
+        "bare_10": lambda: bare(few, images, batch),
+        "dense_10": lambda: fill(folder, few, images, batch),
+        "bare_1000": lambda: bare(many, images, batch),
+        "dense_1000": lambda: fill(folder, many, images, batch),
+        "top10_1000": lambda: fill(folder, many, images, batch, top_k=10),
     }
     wall, cpu = by_rounds(arms, rounds)
     fills = {arm: f"bare_{arm.split('_')[1]}" for arm in arms if "bare" not in arm}
     return {
         "images": images,
+        "batch": batch,
         "rounds": rounds,
         "wall_s": {arm: spread(values, 1) for arm, values in wall.items()},
         "cpu_s": {arm: spread(values, 1) for arm, values in cpu.items()},
@@ -50,9 +54,9 @@ def ceiling(folder: Path, images: int, rounds: int) -> dict[str, Any]:
     """With an old model that costs next to nothing: what a fill adds for each image, however fast the model is."""
     light = light_net().eval()
     arms = {
-        "bare": lambda: bare(light, images),
-        "dense": lambda: fill(folder, light, images),
-        "top10": lambda: fill(folder, light, images, top_k=10),
+        "bare": lambda: bare(light, images, BATCH),
+        "dense": lambda: fill(folder, light, images, BATCH),
+        "top10": lambda: fill(folder, light, images, BATCH, top_k=10),
     }
     wall, _ = by_rounds(arms, rounds)
     added = {arm: np.subtract(wall[arm], wall["bare"]) / images for arm in ("dense", "top10")}
@@ -74,25 +78,27 @@ def by_rounds(arms: Arms, rounds: int) -> tuple[dict[str, list[float]], dict[str
                 seconds = arms[arm]()
                 wall[arm].append(seconds[0])
                 cpu[arm].append(seconds[1])
+            gc.collect()
     return tuple({arm: values[1:] for arm, values in taken.items()} for taken in (wall, cpu))
 
 
-def bare(net: nn.Module, images: int) -> Seconds:
+def bare(net: nn.Module, images: int, batch: int) -> Seconds:
     """The model over all batches of the loader."""
-    batches = loader(images, shuffle=False)
-    clock = Clock()
+    batches = loader(images, batch, shuffle=False)
     with torch.no_grad():
+        net(next(iter(batches))[0][:PROBE_SIZE])  # as a fill has run the model on its probe by then
+        clock = Clock()
         for image, _ in batches:
             net(image)
     return clock.seconds()
 
 
-def fill(folder: Path, net: nn.Module, images: int, top_k: int | None = None) -> Seconds:
+def fill(folder: Path, net: nn.Module, images: int, batch: int, top_k: int | None = None) -> Seconds:
     """The fill in a run of Lightning; that the files reach the disk is not waited for."""
     place = Path(tempfile.mkdtemp(dir=folder))
     cache = OldOutputCache(OldModel(net), place, top_k=top_k)
     with _timed() as taken:
-        trainer(cache).validate(Lit(nn.Identity()), loader(images, shuffle=False), verbose=False)
+        trainer(cache).validate(Lit(nn.Identity()), loader(images, batch, shuffle=False), verbose=False)
     shutil.rmtree(place)
     (seconds,) = taken
     return seconds

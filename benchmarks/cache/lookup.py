@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.cache.data import BATCH, CLASSES, files_of, fill_truly, in_memory, light_net, make_store
+from benchmarks.cache.data import files_of, fill_truly, in_memory, light_net
 from benchmarks.cache.machine import made_cold, resident
+from benchmarks.cache.sparse import BATCH, CLASSES, make_store
 from benchmarks.cache.timing import interleaved, ratio, spreads
 from lightning_graceful import OldModel
 from lightning_graceful.data.store import OutputStore, RowLayout
 
 MANY_CLASSES = 65_536
-MANY_ROWS = 1024
+MANY_ROWS = 256
 COLD_BATCHES = 8
 
 
@@ -36,6 +37,7 @@ def against_ram(path: Path, repeats: int) -> dict[str, Any]:
         assert np.array_equal(array[check.numpy()], store.read(check).outputs().logits.half().numpy())
         arms = {
             "ram": lambda index: array[index.numpy()],
+            "ram_take": lambda index: np.take(array, index.numpy(), axis=0),
             "read": store.read,
             "ram_float32": lambda index: torch.from_numpy(array[index.numpy()]).float(),
             "read_outputs": lambda index: store.read(index).outputs("cpu"),
@@ -44,6 +46,7 @@ def against_ram(path: Path, repeats: int) -> dict[str, Any]:
         return {
             **spreads(taken),
             "ratio_read": ratio(taken["read"], taken["ram"]),
+            "ratio_read_take": ratio(taken["read"], taken["ram_take"]),
             "ratio_outputs": ratio(taken["read_outputs"], taken["ram_float32"]),
             "rows": store.num_rows,
             "bytes": store.num_rows * store.layout.nbytes,
@@ -102,7 +105,8 @@ def in_64_bytes(dense: Path, top10: Path, folder: Path, repeats: int) -> dict[st
 
 
 def warm(path: Path) -> OutputStore:
-    """Open a store and wait until all of its rows are in memory."""
+    """Open a store and wait until all of it was brought from the disk into memory."""
+    made_cold(files_of(path))
     store = OutputStore.open_existing(path)
     if not store.populate():
         raise RuntimeError(f"Expected room in memory for {path}, got too little: close other programs.")

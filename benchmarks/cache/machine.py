@@ -8,11 +8,11 @@ import re
 import subprocess
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 
 COLD = 0.01  # the share of a file that may still be in memory when it counts as cold
@@ -30,7 +30,7 @@ def facts(folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "lightning": pl.__version__,
+        "lightning": version("pytorch-lightning"),
         "load": os.getloadavg()[0],
     }
 

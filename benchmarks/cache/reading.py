@@ -1,4 +1,4 @@
-"""What a process that reads a store takes of memory: ``python -m benchmarks.cache.reading STORE ROWS``."""
+"""What a process that reads a store takes of memory: ``python -m benchmarks.cache.reading STORE ROWS BATCHES``."""
 
 import gc
 import json
@@ -9,23 +9,24 @@ from pathlib import Path
 import torch
 
 from benchmarks.cache.machine import memory_of_this_process
-from benchmarks.cache.scale import batches, make_stores
+from benchmarks.cache.sparse import batches, make_stores
 from lightning_graceful.data.store import OutputStore
+
+FEW_ROWS = 10_000
 
 
 def main() -> None:
-    path, size = Path(sys.argv[1]), int(sys.argv[2])
+    path, size, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
-    chosen = batches(size)
+    chosen = batches(size, count)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # What the first read of a process takes for good, whatever it reads.
-        (small,) = make_stores(Path(folder), (10_000,)).values()
-        read_all(small, batches(10_000))
+        # What the first reads of a process take for good, whatever they read.
+        (small,) = make_stores(Path(folder), (FEW_ROWS,), count).values()
+        read_all(small, batches(FEW_ROWS, count)).close()
     gc.collect()
     before = memory_of_this_process()
-    store = read_all(path, chosen)
-    after = memory_of_this_process()
-    store.close()
+    with read_all(path, chosen):
+        after = memory_of_this_process()
     print(json.dumps({"before": before["RssAnon"], "after": after["RssAnon"], "page_tables": after["VmPTE"]}))
 
 

@@ -45,6 +45,8 @@ def _ram(found: dict[str, Any]) -> Iterator[Row]:
         ratio = found[f"ratio_{name}"]
         ours = found["read" if name == "read" else "read_outputs"]
         measured = f"{_ms(ours)} against {_ms(found[ram])}: {_times(ratio)}"
+        if name == "read":
+            measured += f"; of `np.take`, {_ms(found['ram_take'])}, {_times(found['ratio_read_take'])}"
         yield Row(goal + text, measured, _met(ratio["median"] <= RAM_RATIO))
 
 
@@ -118,15 +120,18 @@ def _epoch(found: dict[str, Any]) -> Iterator[Row]:
 
 
 def _scale(found: dict[str, Any]) -> Iterator[Row]:
-    sizes = list(found["read"])
-    named = " / ".join(f"{float(size):.0e}".replace("e+0", "e") for size in sizes)
-    for name, text in (("read", "Lookup flat"), ("open", "... opening")):
-        values = " / ".join(f"{found[name][size]['median']:.3f}" for size in sizes)
-        ends = found["ratio"]["median"] if name == "read" else _ends(found["open"])
-        yield Row(f"{text} in {named} rows of 64 bytes", f"{values} ms: {ends:.2f}x", _met(ends <= FLAT_RATIO))
-    for name, text in (("read_first_touch", "... a page that this process never touched"), ("ram", "... `array[idx]`")):
-        values = " / ".join(f"{found[name][size]['median']:.3f}" for size in sizes)
-        yield Row(text, f"{values} ms: {_ends(found[name]):.2f}x", NONE)
+    named = " / ".join(map(_power, found["read"]))
+    texts = {
+        "read": f"Lookup flat in {named} rows of 64 bytes",
+        "open": "... opening the store",
+        "read_first_touch": "... of pages that this process touches for the first time",
+        "ram": "... `array[idx]` in RAM, to compare",
+    }
+    for name, text in texts.items():
+        values = " / ".join(f"{one['median']:.3f}" for one in found[name].values())
+        ratio = found["ratio"][name]
+        met = _met(ratio["median"] <= FLAT_RATIO) if name in {"read", "open"} else NONE
+        yield Row(text, f"{values} ms: {_times(ratio)} from the first to the last", met)
 
 
 def _memory(found: dict[str, Any]) -> Iterator[Row]:
@@ -148,9 +153,8 @@ ROWS = {
 }  # fmt: skip
 
 
-def _ends(spreads: dict[str, Any]) -> float:
-    medians = [one["median"] for one in spreads.values()]
-    return float(medians[-1] / medians[0])
+def _power(size: str) -> str:
+    return f"{float(size):.0e}".replace("e+0", "e")
 
 
 def _ms(one: dict[str, float]) -> str:

@@ -125,8 +125,8 @@ class Filling:
                 yield chunk
 
     def _done(self, region: int) -> None:
-        if self._index is None:
-            self._claims.mark_full(region)
+        if self._index is None or not len(self._opened.store.missing_in(*self._bounds(region))):
+            self._claims.mark_full(region)  # so that no later run looks through it again
         self._claims.drop(region)
 
     def _write(self, old: OldModel, rows: Tensor, batch: Any) -> None:
@@ -148,10 +148,13 @@ class Filling:
             first, last = self._index * self._opened.views, (self._index + 1) * self._opened.views - 1
             yield from torch.unique(torch.cat([first // REGION_ROWS, last // REGION_ROWS])).tolist()
 
+    def _bounds(self, region: int) -> tuple[int, int]:
+        return region * REGION_ROWS, min((region + 1) * REGION_ROWS, self._opened.store.num_rows)
+
     def _missing_in(self, region: int) -> Tensor:
-        start, stop = region * REGION_ROWS, min((region + 1) * REGION_ROWS, self._opened.store.num_rows)
+        start, stop = self._bounds(region)
         if self._index is None:
-            return self._opened.store.missing(torch.arange(start, stop))
+            return self._opened.store.missing_in(start, stop)
         views = self._opened.views
         low, high = torch.searchsorted(self._index, torch.tensor([start // views, -(-stop // views)])).tolist()
         rows = (self._index[low:high, None] * views + torch.arange(views)).flatten()

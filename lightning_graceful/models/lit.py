@@ -1,5 +1,6 @@
 """What a user's LightningModule says of itself; nothing of Lightning is needed to read it."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,12 +42,18 @@ def arguments_of(training_step: Callable[..., Any]) -> int | None:
     Raises:
         ValueError: If it fetches batches itself.
     """
-    parameters = inspect.signature(training_step).parameters
+    count = _by_position(getattr(training_step, "__func__", training_step))
+    return count - hasattr(training_step, "__func__") if count is not None else None
+
+
+@functools.lru_cache(maxsize=64)  # a signature takes as long to read as a small layer to run
+def _by_position(function: Callable[..., Any]) -> int | None:
+    parameters = inspect.signature(function).parameters
     if "dataloader_iter" in parameters:
         raise ValueError("Expected training_step(self, batch, ...) to add terms to, got one with dataloader_iter.")
     kinds = [parameter.kind for parameter in parameters.values()]
-    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return None if inspect.Parameter.VAR_POSITIONAL in kinds else sum(kind in by_position for kind in kinds)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return None if inspect.Parameter.VAR_POSITIONAL in kinds else sum(kind in positional for kind in kinds)
 
 
 def mentions(module: Any, name: str) -> bool:

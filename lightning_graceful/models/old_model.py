@@ -72,7 +72,7 @@ class OldModel:
         self._capture = OutputCapture(self._module, logits=logits, embedding=embedding) if logits or embedding else None
         self._label_map = None if label_map is None else _checked_map(label_map)
         self.batch: BatchAdapter = batch or default_batch
-        name_in_yaml(OldModel)
+        name_in_yaml(type(self))
         self.options = {
             "logits": logits,
             "embedding": embedding,
@@ -198,6 +198,11 @@ class OldModel:
         unpark(tensor for _, tensor in self._tensors())
         return self.__dict__.copy()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come back, in another process perhaps."""
+        self.__dict__.update(state)
+        name_in_yaml(type(self))
+
     def __repr__(self) -> str:
         """Name the model and its size.
 
@@ -254,8 +259,8 @@ def _checked_map(label_map: Sequence[int]) -> Tensor:
 
 def _cast(inputs: Any, dtype: torch.dtype) -> Any:
     if isinstance(inputs, Tensor):
-        inputs = inputs.clone() if inputs.is_inference() else inputs
-        return inputs.to(dtype) if inputs.is_floating_point() else inputs
+        # A copy: a model that works in place must not alter the batch that the new one sees after it.
+        return inputs.to(dtype if inputs.is_floating_point() else inputs.dtype, copy=True)
     if isinstance(inputs, Mapping):
         return {key: _cast(value, dtype) for key, value in inputs.items()}
     if isinstance(inputs, list | tuple):

@@ -221,8 +221,9 @@ class Lit(pl.LightningModule):
 seen = []
 old = OldModel(nn.Sequential(nn.Linear(8, 8000), nn.Linear(8000, 8000, bias=False), nn.Linear(8000, 3)))
 before = anonymous()
+cache = OldOutputCache(old, sys.argv[1])
 trainer = pl.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
-                     enable_progress_bar=False, enable_model_summary=False, callbacks=[OldOutputCache(old, sys.argv[1])])
+                     enable_progress_bar=False, enable_model_summary=False, callbacks=[cache])
 trainer.fit(Lit(), DataLoader(TensorDataset(torch.randn(32, 8), torch.zeros(32, dtype=torch.int64)), 8))
 print(json.dumps([before, seen]))
 """

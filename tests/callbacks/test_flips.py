@@ -208,7 +208,7 @@ def copy_of(old):
 
 
 def test_each_old_model_is_taken_from_the_cache_by_what_it_is_whatever_its_name(monkeypatch):
-    a, b, c = old_model(1), old_model(5), old_model(6)
+    a, b, c = old_model(1), old_model(7), old_model(6)
     data, new = images(), new_module(graceful=False)
     cache = CacheStub({"first": b, "second": a})
     ran = []
@@ -231,7 +231,7 @@ def test_a_cache_of_one_old_model_may_have_no_names(named):
 
 def test_of_several_caches_the_last_one_counts():
     data, new, old = images(), new_module(graceful=False), old_model(1)
-    caches = [CacheStub({"": old}), CacheStub({"": old_model(5)})]
+    caches = [CacheStub({"": old}), CacheStub({"": old_model(7)})]
     found = logged(new, FlipMonitor(old), DataLoader(data, 8), *caches)
     assert found["val/nfr"] == pytest.approx(by_hand(old, new, data)["nfr"])  # live: the last serves another model
 
@@ -260,7 +260,7 @@ def test_batches_are_read_as_the_cached_old_model_does():
 
 
 def test_right_answers_on_training_data_are_logged_by_name():
-    data, olds = images(), {"v1": old_model(1), "v2": old_model(5)}
+    data, olds = images(), {"v1": old_model(1), "v2": old_model(7)}
     running = trainer(CacheStub(olds), FlipMonitor({**olds, "live": old_model(6)}))
     running.fit(new_module(graceful=False), DataLoader(data, 8), DataLoader(data, 8))
     for name, old in olds.items():

@@ -80,6 +80,23 @@ def test_nothing_is_kept_for_a_backward():
     assert modes == [False]
 
 
+@pytest.mark.parametrize("inputs", [X, [X, Y], {"x": X, "y": Y}])
+def test_a_model_that_works_in_place_leaves_the_batch_as_it_is(inputs):
+    """The new model sees the same batch after it."""
+
+    def answer(fc, *args, **kwargs):
+        parts = list(kwargs.values()) or (args[0] if isinstance(args[0], list) else args)
+        for part in parts:
+            part.add_(1)
+        return fc(parts[0])
+
+    before = X.clone(), Y.clone()
+    outputs = OldModel(Returning(answer), batch=lambda batch: Batch(batch, None)).outputs(inputs)
+    assert torch.equal(X, before[0])
+    assert torch.equal(Y, before[1])
+    assert outputs.logits.shape == (5, CLASSES)
+
+
 class Caching(Net):
     """Makes a buffer the first time that it runs, as positional encodings do."""
 
