@@ -23,6 +23,7 @@ from lightning_graceful.data.identity import Samples, why_untrackable
 from lightning_graceful.data.inventory import parse_bytes
 from lightning_graceful.data.probe import is_random
 from lightning_graceful.data.rows import CacheError, Dtype
+from lightning_graceful.models.hparams import drop_from_checkpoint
 from lightning_graceful.models.old_model import OldModel
 from lightning_graceful.trainer_seams import Leg, SampleTracker, deliver, loaders
 
@@ -177,6 +178,12 @@ class OldOutputCache(Callback):
     ) -> None:
         """Serve the old outputs of the batch."""
         self._serve(trainer, pl_module, batch, dataloader_idx)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leave old models that are hyper-parameters out of the checkpoint."""
+        drop_from_checkpoint(OldModel, checkpoint)
 
     # -- before a stage ----------------------------------------------------------------------------------------------
 

@@ -321,6 +321,17 @@ def test_nothing_of_the_cache_is_left_behind(tmp_path):
     new_module(graceful=False).load_state_dict(state, strict=True)
 
 
+def test_old_model_that_is_a_hyper_parameter_stays_out_of_checkpoints(tmp_path):
+    class Holding(LitClassifier):
+        def __init__(self, old):
+            super().__init__(MLP(16, 3, hidden=(8,)))
+            self.save_hyperparameters("old")
+
+    running = fit(Holding(old_model()), OldOutputCache(old_model(), tmp_path), DataLoader(images(), 8), max_epochs=1)
+    running.save_checkpoint(tmp_path / "new.ckpt")
+    assert "old" not in torch.load(tmp_path / "new.ckpt", weights_only=True).get("hyper_parameters", {})
+
+
 def test_fit_twice_and_validate_and_test(tmp_path):
     old, loader = old_model(), DataLoader(images(), 8)
     compare = Compare(old)

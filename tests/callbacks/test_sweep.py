@@ -1,10 +1,14 @@
 """Many runs share one cache: the old model computes each sample once."""
 
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from lightning_graceful.data.store import OutputStore
 
 RUN = """
 import sys, time, warnings
@@ -56,3 +60,24 @@ def test_twenty_runs_compute_each_sample_once(tmp_path):
     asked = sweep(tmp_path, runs=20, length=2000, region=64)
     assert 2000 <= sum(asked) <= 2000 + 20 * 64
     assert sum(asked) - 2000 <= 64 * len([count for count in asked if count])
+
+
+@pytest.mark.slow
+def test_runs_that_are_killed_while_they_fill_lose_nothing(tmp_path):
+    """What a killed run has written is right and is not asked again; its claims are free."""
+    command = [sys.executable, "-c", RUN, str(tmp_path), "3000", "64"]
+    root, chance, filled = Path(__file__).parents[2], random.Random(0), [0]
+    for _ in range(8):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root)
+        while not list(tmp_path.glob("*/manifest.json")):
+            time.sleep(0.01)
+        time.sleep(chance.uniform(4, 7))  # it imports, opens, fills
+        process.kill()
+        process.wait()
+        (manifest,) = tmp_path.glob("*/manifest.json")
+        store = OutputStore.open_existing(manifest.parent)
+        assert store.verify().damaged_count == 0
+        filled.append(store.num_rows - len(store.missing()))
+    assert filled == sorted(filled)
+    (asked,) = sweep(tmp_path, runs=1, length=3000, region=64)
+    assert asked <= 3000 - filled[-1] + 64
