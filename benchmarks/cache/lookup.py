@@ -42,16 +42,25 @@ def against_ram(path: Path, repeats: int) -> dict[str, Any]:
             "ram_float32": lambda index: torch.from_numpy(array[index.numpy()]).float(),
             "read_outputs": lambda index: store.read(index).outputs("cpu"),
         }
-        taken = interleaved(arms, random_rows(store.num_rows), repeats)
+        first = interleaved(arms, random_rows(store.num_rows), repeats // 3)
+        store.verify()  # reads every row
+        later = interleaved(arms, random_rows(store.num_rows), repeats)
         return {
-            **spreads(taken),
-            "ratio_read": ratio(taken["read"], taken["ram"]),
-            "ratio_read_take": ratio(taken["read"], taken["ram_take"]),
-            "ratio_outputs": ratio(taken["read_outputs"], taken["ram_float32"]),
             "rows": store.num_rows,
             "bytes": store.num_rows * store.layout.nbytes,
             "resident": resident(files_of(path)),
+            "first": _against_ram(first),
+            "later": _against_ram(later),
         }
+
+
+def _against_ram(taken: dict[str, list[float]]) -> dict[str, Any]:
+    ratios = {"read": "ram", "read_outputs": "ram_float32"}
+    return {
+        **spreads(taken),
+        "ratio": {ours: ratio(taken[ours], taken[base]) for ours, base in ratios.items()},
+        "ratio_take": ratio(taken["read"], taken["ram_take"]),
+    }
 
 
 def against_files(folder: Path, dense: Path, top10: Path, samples: int, repeats: int, rounds: int) -> dict[str, Any]:

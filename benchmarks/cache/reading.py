@@ -1,4 +1,4 @@
-"""What a process that reads a store takes of memory: ``python -m benchmarks.cache.reading STORE ROWS BATCHES``."""
+"""What a process that reads a store takes of memory: ``python -m benchmarks.cache.reading STORE ROWS.npy``."""
 
 import gc
 import json
@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks.cache.machine import memory_of_this_process
@@ -16,13 +17,12 @@ FEW_ROWS = 10_000
 
 
 def main() -> None:
-    path, size, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    path, chosen = Path(sys.argv[1]), torch.from_numpy(np.load(sys.argv[2]))
     torch.set_num_threads(1)
-    chosen = batches(size, count)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         # What the first reads of a process take for good, whatever they read.
-        (small,) = make_stores(Path(folder), (FEW_ROWS,), count).values()
-        read_all(small, batches(FEW_ROWS, count)).close()
+        (small,) = make_stores(Path(folder), (FEW_ROWS,), len(chosen)).values()
+        read_all(small, batches(FEW_ROWS, len(chosen))).close()
     gc.collect()
     before = memory_of_this_process()
     with read_all(path, chosen):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from lightning_graceful.callbacks.serving import kept_hash
 from lightning_graceful.callbacks.stores import OldStores, Opened
 from lightning_graceful.data.batch import Outputs
-from lightning_graceful.data.fetch import chosen_batch, fetch_size
+from lightning_graceful.data.fetch import fetch_size, few_batches
 from lightning_graceful.data.hashing import input_hash
 from lightning_graceful.data.rows import CacheError, name_rows
 
@@ -58,7 +58,7 @@ def _choose(opened: Opened, index: Tensor | None, share: float) -> Tensor:
 
 def _compare(stores: OldStores, loader: DataLoader[Any], opened: Opened, rows: Tensor) -> None:
     assert stores.old is not None
-    batch = chosen_batch(loader, opened.dataset, rows, views=opened.views)
+    (batch,) = few_batches(loader, opened.dataset, [rows], views=opened.views)
     raw, stored = stores.read_batch(batch), opened.store.read(rows)
     hashes = input_hash(raw.inputs) if opened.hashed else None
     opened.store.compare(rows, stored, raw.target, kept_hash(opened, hashes, torch.arange(len(rows))))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_graceful.data.replay import Replayed, replayable
+from lightning_graceful.data.replay import Replayed, replayable, seeded
 
 FETCH_BATCH = 256
 
@@ -55,23 +55,27 @@ def chosen_batches(
     return DataLoader(source, batch_sampler=draws, **options)
 
 
-def chosen_batch(loader: DataLoader[Any], dataset: Dataset[Any], rows: Tensor, *, views: int = 1) -> Any:
-    """Fetch one batch of chosen rows in this process; see :func:`chosen_batches`.
+def few_batches(loader: DataLoader[Any], dataset: Dataset[Any], rows: Iterable[Tensor], *, views: int = 1) -> list[Any]:
+    """Fetch a few batches of chosen rows, one after the other in one process; see :func:`chosen_batches`.
+
+    Where the user's loader has workers, it is a worker, too: a dataset that opens its file at the first fetch must not
+    do so in this process, whose forks would share it.
 
     Args:
         loader: The user's loader.
         dataset: A base dataset of the loader's.
-        rows: Int64, shape ``(N,)``.
+        rows: For each batch its rows, int64, shape ``(N,)``.
         views: Views of a sample.
 
     Returns:
-        The batch, on the CPU.
+        The batches, on the CPU.
 
     Example:
-        >>> chosen_batch(DataLoader(range(10, 20), batch_size=4), range(10, 20), torch.tensor([3, 1]))
-        tensor([13, 11])
+        >>> few_batches(DataLoader(range(10, 20), batch_size=4), range(10, 20), [torch.tensor([3, 1])])
+        [tensor([13, 11])]
     """
-    return next(iter(chosen_batches(loader, dataset, [rows], views=views, num_workers=0)))
+    with seeded(0):
+        return list(chosen_batches(loader, dataset, rows, views=views, num_workers=min(1, loader.num_workers)))
 
 
 class _Draws:

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_graceful.data.batch import BatchAdapter
-from lightning_graceful.data.fetch import chosen_batch
+from lightning_graceful.data.fetch import few_batches
 from lightning_graceful.data.hashing import content_hash, input_hash
-from lightning_graceful.data.replay import seeded
 from lightning_graceful.data.rows import CacheError
 
 PROBE_SIZE = 64
@@ -55,20 +54,21 @@ def is_random(loader: DataLoader[Any], dataset: Dataset[Any]) -> bool:
     """Tell whether samples differ from fetch to fetch.
 
     Args:
-        loader: Gives the collate function.
+        loader: Gives collate function and worker.
         dataset: A base dataset of the loader's.
 
     Returns:
-        Whether two fetches under two random states differ.
+        Whether two fetches differ.
     """
-    return _fetch(loader, dataset, views=1, view=0, seed=0)[1] != _fetch(loader, dataset, views=1, view=0, seed=1)[1]
+    first, second = few_batches(loader, dataset, [_index(dataset)] * 2)
+    return content_hash(first) != content_hash(second)
 
 
 def probe(loader: DataLoader[Any], dataset: Dataset[Any], *, views: int, read: BatchAdapter) -> Probe:
-    """Fetch the probe and see whether outputs of such samples can be kept.
+    """Fetch the probe several times and see whether outputs of such samples can be kept.
 
     Args:
-        loader: Gives the collate function.
+        loader: Gives collate function and worker.
         dataset: A base dataset of the loader's.
         views: Views that are replayed; 1 for samples without random transforms.
         read: Reads inputs and target from a batch.
@@ -80,14 +80,15 @@ def probe(loader: DataLoader[Any], dataset: Dataset[Any], *, views: int, read: B
         CacheError: If samples are random and not replayed, cannot be replayed, or are mixed, dropped or reordered by
             the collate function.
     """
-    hashes = []
-    for view in range(min(views, 2)):
-        _, content = _fetch(loader, dataset, views=views, view=view, seed=0)
-        if content != _fetch(loader, dataset, views=views, view=view, seed=1)[1]:
-            raise CacheError(_RANDOM if views == 1 else _NOT_REPLAYED)
-        hashes.append(content)
-    first = _fetch(loader, dataset, views=views, view=0, seed=0)[0]
-    return Probe(first, " ".join(hashes), _keeps_order(loader, dataset, first, views, read))
+    index = _index(dataset)
+    wholes = [index * views + view for view in range(min(views, 2)) for _ in range(2)]
+    halves = [half * views for half in index.tensor_split(2) if len(half)]
+    batches = few_batches(loader, dataset, [*wholes, *halves], views=views)
+    hashes = [content_hash(batch) for batch in batches[: len(wholes)]]
+    if hashes[0::2] != hashes[1::2]:
+        raise CacheError(_RANDOM if views == 1 else _NOT_REPLAYED)
+    inputs = [read(batch).inputs for batch in (batches[0], *batches[len(wholes) :])]
+    return Probe(batches[0], " ".join(hashes[0::2]), _keeps_order(len(index), *map(input_hash, inputs)))
 
 
 _RANDOM = (
@@ -102,28 +103,19 @@ _NOT_REPLAYED = (
 )
 
 
-def _fetch(loader: DataLoader[Any], dataset: Dataset[Any], *, views: int, view: int, seed: int) -> tuple[Any, str]:
-    index = torch.tensor(probe_positions(len(dataset)))  # type: ignore[arg-type]
-    with seeded(seed):
-        batch = chosen_batch(loader, dataset, index * views + view, views=views)
-    return batch, content_hash(batch)
+def _index(dataset: Dataset[Any]) -> Tensor:
+    return torch.tensor(probe_positions(len(dataset)))  # type: ignore[arg-type]
 
 
-def _keeps_order(loader: DataLoader[Any], dataset: Dataset[Any], whole: Any, views: int, read: BatchAdapter) -> bool:
-    index = torch.tensor(probe_positions(len(dataset)))  # type: ignore[arg-type]
-    together = input_hash(read(whole).inputs)
+def _keeps_order(length: int, together: Tensor | None, *halves: Tensor | None) -> bool:
     if together is None:
         return False
-    if len(together) != len(index):
+    if len(together) != length:
         raise CacheError(
-            f"Expected a batch of the {len(index)} samples that were drawn, got {len(together)}: the collate function "
+            f"Expected a batch of the {length} samples that were drawn, got {len(together)}: the collate function "
             f"drops or adds samples. Let the dataset do it, {NAMED}, or {LIVE}."
         )
-    if len(index) < 2:
-        return True
-    with seeded(0):
-        halves = [chosen_batch(loader, dataset, half * views, views=views) for half in index.tensor_split(2)]
-    apart = _joined([input_hash(read(half).inputs) for half in halves])
+    apart = _joined(list(halves))
     if apart is None or torch.equal(together, apart):
         return apart is not None
     if torch.equal(together.sort().values, apart.sort().values):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_graceful.callbacks.filling import Filling
 from lightning_graceful.callbacks.stores import OldStores
-from lightning_graceful.data.fetch import chosen_batch
+from lightning_graceful.data.fetch import few_batches
 from lightning_graceful.data.identity import track
 from lightning_graceful.data.probe import probe_positions
 from lightning_graceful.experiment.datamodules import UpdateDataModule
@@ -67,6 +67,6 @@ def _seconds_a_sample(stores: OldStores, loader: DataLoader[Any], dataset: Any) 
     spent = []
     for _ in range(3):  # the first one warms up
         start = time.perf_counter()
-        stores.old.outputs(chosen_batch(loader, dataset, index))
+        stores.old.outputs(few_batches(loader, dataset, [index])[0])
         spent.append(time.perf_counter() - start)
     return min(spent) / len(index)

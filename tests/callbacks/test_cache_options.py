@@ -1,6 +1,7 @@
 """Verification, several old models, top-k, views, quota and named keys of OldOutputCache."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from lightning_graceful import FlipMonitor, FocalDistillationLoss, OldModel, OldOutputCache, make_graceful
+from lightning_graceful.data.datasets import ImageArrays
 from lightning_graceful.data.rows import CacheError
 from lightning_graceful.experiment.classifier import LitClassifier
 from lightning_graceful.models.mlp import MLP
@@ -249,3 +251,25 @@ def test_old_model_comes_back_when_it_is_needed(tmp_path):
     running.fit(module, DataLoader(images(), 8))
     running.test(module, DataLoader(images(seed=9), 8), verbose=False)
     assert old.asked == 2 * (50 + 50)
+
+
+# -- where samples are fetched ---------------------------------------------------------------------------------------
+
+
+class Opening(ImageArrays):
+    """Opens its file at the first fetch, which must not happen in the process that forks workers."""
+
+    main = os.getpid()
+
+    def __getitems__(self, indices):
+        assert os.getpid() != self.main
+        return super().__getitems__(indices)
+
+
+@pytest.mark.parametrize("options", [{"verify": 1}, {"fill": "lazy"}, {"views": 2}])
+def test_with_workers_nothing_is_fetched_in_the_training_process(tmp_path, options):
+    plain = images()
+    data = Opening(plain.images, plain.target, plain.classes)
+    for _ in range(2):
+        loader = DataLoader(data, 8, shuffle=True, num_workers=1)
+        fit(new_module(), OldOutputCache(old_model(), tmp_path, **options), loader)

@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +61,11 @@ def test_twenty_runs_compute_each_sample_once(tmp_path):
     assert sum(asked) - 2000 <= 64 * len([count for count in asked if count])
 
 
+def count_filled(folder):
+    manifests = list(folder.glob("*/manifest.json"))
+    return OutputStore.open_existing(manifests[0].parent).count_filled() if manifests else 0
+
+
 @pytest.mark.slow
 def test_runs_that_are_killed_while_they_fill_lose_nothing(tmp_path):
     """What a killed run has written is right and is not asked again; its claims are free."""
@@ -69,15 +73,15 @@ def test_runs_that_are_killed_while_they_fill_lose_nothing(tmp_path):
     root, chance, filled = Path(__file__).parents[2], random.Random(0), [0]
     for _ in range(8):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root)
-        while not list(tmp_path.glob("*/manifest.json")):
-            time.sleep(0.01)
-        time.sleep(chance.uniform(4, 7))  # it imports, opens, fills
+        wanted = filled[-1] + chance.randrange(1, 300)
+        while count_filled(tmp_path) < wanted:
+            assert process.poll() is None
         process.kill()
         process.wait()
         (manifest,) = tmp_path.glob("*/manifest.json")
-        store = OutputStore.open_existing(manifest.parent)
-        assert store.verify().damaged_count == 0
-        filled.append(store.num_rows - len(store.missing()))
+        assert OutputStore.open_existing(manifest.parent).verify().damaged_count == 0
+        filled.append(count_filled(tmp_path))
+    assert filled[-1] < 3000
     assert filled == sorted(filled)
     (asked,) = sweep(tmp_path, runs=1, length=3000, region=64)
     assert asked <= 3000 - filled[-1] + 64

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from lightning_graceful.data.fetch import chosen_batch, chosen_batches
+from lightning_graceful.data.fetch import chosen_batches, few_batches
 from lightning_graceful.data.identity import track
 from lightning_graceful.data.replay import Draw, Replayed, original, replayable, seeded, view_of
 
@@ -29,7 +29,7 @@ class AugmentedLists(Augmented):
 
 
 def fetched(loader, dataset, row, views):
-    return chosen_batch(loader, dataset, torch.tensor([row]), views=views)[0]
+    return few_batches(loader, dataset, [torch.tensor([row])], views=views)[0][0]
 
 
 @pytest.mark.parametrize("kind", [Augmented, AugmentedLists])
@@ -38,6 +38,7 @@ def test_what_a_loader_delivers_is_what_is_fetched_by_row(kind, workers):
     """The two ways to a view: drawn in training, and fetched to be filled, from whichever process."""
     data = kind()
     loader = DataLoader(Subset(data, range(5, 30)), 4, shuffle=True, num_workers=workers)
+    plain = DataLoader(data, 4)
     epoch = [0]
     track(loader, views=3, epoch=lambda: epoch[0])
     seen = set()
@@ -46,7 +47,7 @@ def test_what_a_loader_delivers_is_what_is_fetched_by_row(kind, workers):
         for batch in iterator:
             samples = iterator.take()
             for sample, view in zip(batch, samples.view.tolist(), strict=True):
-                assert torch.equal(sample, fetched(loader, data, int(sample[0]) * 3 + view, 3))
+                assert torch.equal(sample, fetched(plain, data, int(sample[0]) * 3 + view, 3))
                 seen.add((int(sample[0]), view))
     assert seen == {(index, view) for index in range(5, 30) for view in range(3)}
 
