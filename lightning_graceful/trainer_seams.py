@@ -25,6 +25,8 @@ PRIVATES = (
     "CombinedLoader._spec",
 )
 
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
 _TRACKERS: "WeakKeyDictionary[Any, SampleTracker]" = WeakKeyDictionary()
 
 
@@ -223,6 +225,20 @@ def _taken(combined: Any) -> Iterator[list[Samples | None]]:
     iterators = _iterators(combined)
     if iterators:
         yield [leg.take() if isinstance(leg, TrackedIterator) else None for leg in iterators]
+
+
+def is_combined(trainer: Any) -> bool:
+    """Return whether the batches of the loop that runs now are put together from several loaders."""
+    combined = combined_loader(trainer)
+    return combined is not None and _is_split(combined) and len(combined.flattened) > 1
+
+
+def changes_batches(trainer: Any) -> bool:
+    """Return whether module or DataModule have a hook of their own on the way of a batch to the device."""
+    holders = [trainer.lightning_module, getattr(trainer, "datamodule", None)]
+    kinds = [kind for holder in holders if holder is not None for kind in type(holder).__mro__]
+    users = [kind for kind in kinds if not kind.__module__.startswith(("pytorch_lightning.", "lightning.pytorch."))]
+    return any(hook in vars(kind) for kind in users for hook in TRANSFER_HOOKS)
 
 
 def _is_split(combined: Any) -> bool:

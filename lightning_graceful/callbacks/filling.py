@@ -136,10 +136,12 @@ class Filling:
                 f"Expected a batch of the {len(rows)} samples that were asked for, got {batch_size(raw)}: the collate "
                 'function drops or adds samples. Run the old model live: fill="never".'
             )
-        hashes = input_hash(raw.inputs) if self._opened.hashed else None
-        outputs = self._opened.narrow(to_cpu(old.outputs(self._stores.deliver(batch))))
+        target = None if raw.target is None else raw.target.clone()  # a transfer hook may work in place
+        delivered = self._stores.deliver(batch)
+        hashes = input_hash(self._stores.read_batch(delivered).inputs) if self._opened.hashed else None
+        outputs = self._opened.narrow(to_cpu(old.outputs(delivered)))
         hash_of = kept_hash(self._opened, hashes, torch.arange(len(rows)))
-        self._opened.store.write(rows, outputs, raw.target, hash_of)
+        self._opened.store.write(rows, outputs, target, hash_of)
 
     def _regions(self) -> Iterator[int]:
         if self._index is None:

@@ -25,7 +25,7 @@ from lightning_graceful.data.probe import is_random
 from lightning_graceful.data.rows import CacheError, Dtype
 from lightning_graceful.models.hparams import drop_from_checkpoint
 from lightning_graceful.models.old_model import OldModel
-from lightning_graceful.trainer_seams import Leg, SampleTracker, deliver, loaders
+from lightning_graceful.trainer_seams import Leg, SampleTracker, changes_batches, deliver, is_combined, loaders
 
 Fill = Literal["ahead", "lazy", "never"]
 
@@ -196,9 +196,12 @@ class OldOutputCache(Callback):
         new = [loader for loader in loaders(trainer) if id(loader) not in self._prepared]
         for loader in new if self.index is None else []:
             reason = why_untrackable(loader)
+            if reason is None and is_combined(trainer) and changes_batches(trainer):
+                reason = "a transfer hook, such as on_after_batch_transfer, sees the parts of a combined batch together"
             if reason is None:
                 self._open(trainer, loader, several=len(loaders(trainer)) > 1)
             else:
+                self._live_loaders[id(loader)] = loader
                 self._tell(reason)
         if new:
             self._prepared |= {id(loader): loader for loader in new}
@@ -239,6 +242,9 @@ class OldOutputCache(Callback):
             computed = 0
             if self.fill == "ahead" and stores.old is not None and not _is_limited(trainer):
                 computed = fill_ahead(stores, loader, wanted, quota=self.quota, console=stores.console)
+            if self.fill == "ahead" or stores.old is None:
+                for opened, _ in wanted:
+                    opened.store.populate()  # not before: holes would fill the memory with zeros
             # What this run has just computed, or has looked at, needs no second look.
             unseen = [] if computed else [one for one in wanted if one[0].store.path not in self._verified]
             self._verified |= {opened.store.path for opened, _ in wanted}
@@ -285,7 +291,7 @@ class OldOutputCache(Callback):
             return self._keyed(trainer, name, leg)
         if leg.samples is None:
             if not self._reasons_told:
-                self._tell("its iterator is not ours")
+                self._tell("its samples cannot be followed (another version of torch or Lightning?)")
             return self._live(name, leg, several=several), None
         return self._servers[name].serve(leg.samples, leg.batch)
 

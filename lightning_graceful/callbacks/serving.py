@@ -14,6 +14,8 @@ from lightning_graceful.data.identity import Samples
 from lightning_graceful.data.probe import LIVE, NAMED
 from lightning_graceful.data.rows import CacheError, Rows
 
+LOOK_EVERY = 16  # batches on an accelerator
+
 
 class Place(NamedTuple):
     """Where the samples of a batch are stored that stem from one base dataset.
@@ -54,6 +56,7 @@ class OldServer:
         self.stores = stores
         # One thread: the rows of a batch are asked for in the order of the batches.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="old outputs")
+        self._batches = 0
 
     def fetch(self, samples: Samples) -> None:
         """Begin to read the rows of a batch in the background, and to check and pin them.
@@ -130,22 +133,32 @@ class OldServer:
         return Found(place, rows.pin() if self.stores.device.type == "cuda" else rows, filled)
 
     def _checked(self, found: list[Found], raw: Batch, delivered: Any) -> Outputs:
-        hashes = input_hash(raw.inputs) if any(part.place.opened.hashed for part in found) else None
+        hashes = self._hashes([part.place.opened for part in found], raw, delivered)
         if not all(bool(part.filled.all()) for part in found):
-            found = self._completed([part.place for part in found], raw.target, hashes, delivered)
+            found = self._completed([part.place for part in found], raw.target, delivered)
         for place, rows, _ in found:
             place.opened.store.compare(
                 place.number, rows, rows_of(raw.target, place.row), kept_hash(place.opened, hashes, place.row)
             )
         return self._assembled(found)
 
-    def _completed(
-        self, places: list[Place], target: Tensor | None, hashes: Tensor | None, delivered: Any
-    ) -> list[Found]:
+    def _hashes(self, opened: list[Opened], raw: Batch, delivered: Any) -> Tensor | None:
+        if not any(store.hashed for store in opened):
+            return None
+        # As they reach the device: a transfer hook may change them. To look there means to wait for the accelerator, so
+        # most batches are looked at as the loader delivered them, if that is the same.
+        is_waiting = self.stores.device.type != "cpu" and self._batches % LOOK_EVERY
+        self._batches += 1
+        if not is_waiting:
+            return input_hash(self.stores.read_batch(delivered).inputs)
+        return input_hash(raw.inputs) if all(store.unchanged for store in opened) else None
+
+    def _completed(self, places: list[Place], target: Tensor | None, delivered: Any) -> list[Found]:
         # Another process may have filled the rows since they were looked up.
         found = [self._peek(place) for place in places]
         if self.stores.old is not None and not all(bool(part.filled.all()) for part in found):
             outputs = to_cpu(self.stores.old.to(self.stores.device).outputs(delivered))
+            hashes = input_hash(self.stores.read_batch(delivered).inputs)
             for place, _, filled in found:
                 rows = place.row[~filled]
                 chosen = Outputs(*(rows_of(part, rows) for part in outputs))

@@ -60,9 +60,11 @@ def _compare(stores: OldStores, loader: DataLoader[Any], opened: Opened, rows: T
     assert stores.old is not None
     (batch,) = few_batches(loader, opened.dataset, [rows], views=opened.views)
     raw, stored = stores.read_batch(batch), opened.store.read(rows)
-    hashes = input_hash(raw.inputs) if opened.hashed else None
-    opened.store.compare(rows, stored, raw.target, kept_hash(opened, hashes, torch.arange(len(rows))))
-    live = opened.narrow(stores.old.to(stores.device).outputs(stores.deliver(batch)))
+    opened.store.compare(rows, stored, raw.target)
+    delivered = stores.deliver(batch)
+    hashes = input_hash(stores.read_batch(delivered).inputs) if opened.hashed else None
+    opened.store.compare(rows, stored, None, kept_hash(opened, hashes, torch.arange(len(rows))))
+    live = opened.narrow(stores.old.to(stores.device).outputs(delivered))
     for name, difference in _differences(opened, stored.outputs(stores.device), live).items():
         wrong = (difference > TOLERANCE[opened.store.layout.dtype]).cpu()
         if wrong.any():
