@@ -97,7 +97,8 @@ def _info(options: argparse.Namespace) -> int:
         described = [_as_json(info, count) for info, count in zip(infos, filled, strict=True)]
         sys.stdout.write(json.dumps(described, indent=1) + "\n")
     elif infos:
-        Console().print(_table(infos, filled))
+        # Into a file or a pipe whole lines, which nobody has to guess the rest of.
+        Console(width=None if sys.stdout.isatty() else 200).print(_table(infos, filled))
         for info in unsound(infos):
             _say(f"{info.path.name}: {info.problem}")
     else:

@@ -302,7 +302,7 @@ def make_graceful(
     Args:
         module_or_class: An instance, which is changed in place and returned (also where ``torch.compile`` has wrapped
             it), or a class, of which a subclass is returned.
-        terms: Losses by name; a class's instances each get a copy.
+        terms: Losses by name; a class's instances each get a copy. Without any the module stays as it is.
         weights: Weight of each term (default 1), and of the module's own loss under ``task``.
         batch: Function from a batch to ``Batch(inputs, target)``.
         logits: Path of the submodule whose output is the logits.
@@ -326,6 +326,8 @@ def make_graceful(
         # What torch.compile returned. A trainer takes the LightningModule out of it and compiles the step of that.
         make_graceful(next(module_or_class.children()), terms, weights, batch=batch, logits=logits, embedding=embedding)
         return module_or_class
+    if not terms and not weights:
+        return module_or_class  # plain training, as one arm of a sweep
     base = module_or_class if isinstance(module_or_class, type) else type(module_or_class)
     if not hasattr(base, "training_step") or not hasattr(base, "configure_optimizers"):
         raise ValueError(f"Expected a LightningModule or its class, got {base.__name__}.")

@@ -83,7 +83,7 @@ class OldModel:
     def from_checkpoint(
         cls,
         path: str | Path,
-        module: type[nn.Module] | nn.Module | Callable[[], nn.Module],
+        module: type[nn.Module] | nn.Module | Callable[[], nn.Module] | str,
         *,
         weights_only: bool = True,
         **options: Any,
@@ -92,8 +92,8 @@ class OldModel:
 
         Args:
             path: The file.
-            module: A LightningModule class (built from the hyper-parameters in the checkpoint), a built instance, or a
-                function without arguments that builds one. Its ``state_dict`` is filled strictly.
+            module: A LightningModule class or its dotted path (built from the hyper-parameters in the checkpoint), a
+                built instance, or a function without arguments that builds one. Its ``state_dict`` is filled strictly.
             weights_only: Refuse a file that holds more than tensors and plain values. ``False`` runs whatever code the
                 file carries: only for files that you trust.
             options: Further arguments of :class:`OldModel`.

@@ -85,7 +85,7 @@ def test_trainer_builds(tmp_path):
 def test_callbacks_build_around_an_old_checkpoint(tmp_path):
     module = instantiate(composed().model, _convert_="all")
     torch.save(module.state_dict(), tmp_path / "old.ckpt")
-    cfg = composed("old=checkpoint", f"old.path={tmp_path / 'old.ckpt'}", f"cache_dir={tmp_path}")
+    cfg = composed("old=weights", f"old.path={tmp_path / 'old.ckpt'}", f"cache_dir={tmp_path}")
     built = instantiate(cfg.callbacks, _convert_="all")
     assert built.keys() == {"old_outputs", "flips", "checkpoint", "progress"}
     assert isinstance(built["old_outputs"], OldOutputCache)

@@ -65,15 +65,13 @@ def test_train_leaves_page_figures_predictions_and_logs(trained):
 def test_old_checkpoint_can_be_given(trained, tmp_path):
     torch.manual_seed(0)
     torch.save(LitClassifier(MLP(64, 10, hidden=(64,))).state_dict(), tmp_path / "old.ckpt")
-    printed = graceful(
-        "train", *QUICK[:1], *QUICK[2:], "old=checkpoint", "old.path=old.ckpt", "logger=csv", cwd=tmp_path
-    )
+    printed = graceful("train", *QUICK[:1], *QUICK[2:], "old=weights", "old.path=old.ckpt", "logger=csv", cwd=tmp_path)
     assert "NFR" in printed
 
 
 def test_old_checkpoint_of_another_class_is_one_sentence(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "old.ckpt")
-    printed = graceful("train", "old=checkpoint", "old.path=old.ckpt", "logger=none", cwd=tmp_path, code=65)
+    printed = graceful("train", "old=weights", "old.path=old.ckpt", "logger=none", cwd=tmp_path, code=65)
     assert "Expected a checkpoint of LitClassifier" in printed
     assert "Traceback" not in printed
 
@@ -82,7 +80,7 @@ def test_old_checkpoint_of_another_class_is_one_sentence(tmp_path):
     ("overrides", "words"),
     [
         (("experiment=fashion_mnist", "data.folder=nowhere"), "Expected the files of Fashion-MNIST in nowhere"),
-        (("old=checkpoint", "old.path=nowhere.ckpt"), "checkpoint at nowhere.ckpt, found no file"),
+        (("old=weights", "old.path=nowhere.ckpt"), "checkpoint at nowhere.ckpt, found no file"),
         (("data.old_fraction=0",), "Expected old_fraction in (0, 1]"),
         (("model.net.num_classes=12",), "Expected one number of classes, got 12 (new) and 10 (old)"),
     ],
@@ -91,7 +89,7 @@ def test_bad_data_is_one_sentence(tmp_path, overrides, words):
     printed = graceful(
         "train",
         *QUICK[2:],
-        "old.epochs=1" if "old=checkpoint" not in overrides else "epochs=1",
+        "old.epochs=1" if "old=weights" not in overrides else "epochs=1",
         "logger=none",
         *overrides,
         cwd=tmp_path,

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.mark.parametrize(
     ("terms", "weights", "message"),
     [
-        ({}, {}, "at least one term"),
+        ({}, {"pct": 1.0}, "at least one term"),
         ([distil], {}, "dict of at least one term"),
         ({"task": distil}, {}, "the module's own loss"),
         ({"t": 3}, {}, "called, got int"),

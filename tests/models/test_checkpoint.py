@@ -123,3 +123,37 @@ def test_files_that_are_no_checkpoint(tmp_path, content, weights_only):
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"old\.pt, found no file"):
         OldModel.from_checkpoint(tmp_path / "old.pt", Net)
+
+
+def test_loading_leaves_the_random_numbers_of_the_training_alone(tmp_path):
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "old.ckpt")
+    torch.manual_seed(5)
+    plain = torch.rand(3)
+    torch.manual_seed(5)
+    OldModel.from_checkpoint(tmp_path / "old.ckpt", lambda: nn.Linear(3, 2))
+    assert torch.equal(torch.rand(3), plain)
+
+
+def test_class_may_be_named_by_its_path(tmp_path):
+    saved = {"state_dict": nn.Linear(3, 2).state_dict(), "hyper_parameters": {"in_features": 3, "out_features": 2}}
+    torch.save(saved, tmp_path / "old.ckpt")
+    old = OldModel.from_checkpoint(tmp_path / "old.ckpt", "torch.nn.Linear")
+    assert old.outputs(torch.zeros(4, 3)).logits.shape == (4, 2)
+    with pytest.raises(ValueError, match="dotted path"):
+        OldModel.from_checkpoint(tmp_path / "old.ckpt", "torch.nn.Lniear")
+
+
+def test_weights_of_a_compiled_part_are_read(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 2))
+    named = {name.replace("0.", "0._orig_mod."): value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": named}, tmp_path / "old.ckpt")
+    old = OldModel.from_checkpoint(tmp_path / "old.ckpt", model)
+    x = torch.rand(4, 3)
+    assert torch.equal(old.outputs(x).logits, model(x))
+
+
+def test_refused_content_is_named_without_colours(tmp_path):
+    torch.save({"state_dict": {}, "hyper_parameters": {"net": nn.Linear(3, 2)}}, tmp_path / "old.ckpt")
+    with pytest.raises(ValueError, match=r"holds torch\.nn\..*Linear.*weights_only=False") as caught:
+        OldModel.from_checkpoint(tmp_path / "old.ckpt", nn.Linear)
+    assert "\x1b" not in str(caught.value)
