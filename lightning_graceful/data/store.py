@@ -374,9 +374,10 @@ class OutputStore:
             raise CacheError(
                 "Expected the inputs that the outputs were computed from, got others for "
                 f"{name_rows(self._numbers(index)[wrong.numpy()])} of {self.path}, with the same targets. Samples with "
-                "equal targets were reordered (by a collate function?), or the dataset or its transform changed since: "
-                "keep the sampler's order, or return the sample's own index in the batch and name it: "
-                "OldOutputCache(..., index=...), or use a new store."
+                "equal targets were reordered (by a collate function?), or the dataset or its transform changed since, "
+                "or a transfer hook is random: keep the sampler's order, or return the sample's own index in the batch "
+                "and name it, OldOutputCache(..., index=...), or delete the store and fill it again, or run the old "
+                'model live, fill="never".'
             )
 
 
