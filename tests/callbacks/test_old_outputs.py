@@ -4,7 +4,14 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, default_collate
 
-from lightning_graceful import FlipMonitor, FocalDistillationLoss, OldModel, OldOutputCache, make_graceful
+from lightning_graceful import (
+    FlipMonitor,
+    FocalDistillationLoss,
+    OldModel,
+    OldOutputCache,
+    make_graceful,
+    trainer_seams,
+)
 from lightning_graceful.data.datasets import ImageArrays
 from lightning_graceful.data.rows import CacheError
 from lightning_graceful.experiment.classifier import LitClassifier
@@ -379,3 +386,15 @@ def test_random_numbers_of_training_are_not_shifted_by_the_cache(tmp_path):
         return seen
 
     assert order(OldOutputCache(old_model(), tmp_path), FlipMonitor(old_model())) == order()
+
+
+@pytest.mark.parametrize("gone", ["_iterators", "combined_loader"])
+def test_private_of_lightning_that_is_gone_means_live_with_one_warning(tmp_path, monkeypatch, gone):
+    monkeypatch.setattr(trainer_seams, gone, {"_iterators": lambda _: [], "combined_loader": lambda _: None}[gone])
+    old = counting()
+    compare = Compare(old_model())
+    with pytest.warns(UserWarning, match="runs live") as caught:
+        fit(new_module(), OldOutputCache(old, tmp_path, fill="lazy"), DataLoader(images(), 8), None, compare)
+    assert compare.compared == 14
+    assert old.asked >= 2 * 50
+    assert len([w for w in caught if "runs live" in str(w.message)]) == 1
