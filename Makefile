@@ -24,10 +24,10 @@ test-full: $(VENV)/.dev lint types  ## The tests with those marked slow
 
 test-lightning: $(VENV)/.dev  ## The identity matrix under each Lightning from 2.2 on (LIGHTNINGS="2.2.5 2.4.0" for some)
 	for version in $(LIGHTNINGS); do \
-	  $(PIP_PLAIN) --no-deps --target build/lightning-$$version \
+	  $(PIP_PLAIN) --no-deps --target $(VENV)/lightning-$$version \
 	    pytorch-lightning==$$version lightning==$$version "setuptools<81" || exit 1; \
 	  echo "== Lightning $$version"; \
-	  PYTHONPATH=build/lightning-$$version $(BIN)/python -W ignore -m pytest -q -W ignore -m "not slow" \
+	  PYTHONPATH=$(VENV)/lightning-$$version $(BIN)/python -W ignore -m pytest -q -W ignore -m "not slow" \
 	    tests/test_identity_matrix.py tests/test_trainer_seams.py || exit 1; \
 	done
 
