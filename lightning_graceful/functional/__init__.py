@@ -8,20 +8,40 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "Interval": "statistics",
+    "MarginTest": "statistics",
+    "RatioSums": "statistics",
     "backward_error_compatibility": "flips",
     "backward_trust_compatibility": "flips",
+    "benjamini_hochberg": "statistics",
+    "bootstrap_counts": "statistics",
     "churn_rate": "flips",
+    "cluster_bootstrap": "statistics",
     "clustered_difference_interval": "statistics",
+    "effective_counts": "statistics",
+    "effective_size": "statistics",
+    "equivalence": "statistics",
+    "exact_interval": "statistics",
+    "exact_p_value": "statistics",
     "flip_rates": "flips",
     "flip_table": "flips",
     "focal_distillation_loss": "distillation",
+    "holm": "statistics",
+    "mcnemar_exact": "statistics",
+    "minimum_detectable_nfr": "statistics",
     "negative_flip_impact": "flips",
     "negative_flip_rate": "flips",
     "new_error_loss": "distillation",
+    "nfr_difference_interval": "statistics",
+    "non_inferiority": "statistics",
+    "paired_difference_interval": "statistics",
+    "poisson_bootstrap": "statistics",
     "positive_flip_impact": "flips",
     "positive_flip_rate": "flips",
     "rates_from_counts": "flips",
+    "ratio_sums": "statistics",
+    "ratio_variance": "statistics",
     "relative_negative_flip_rate": "flips",
+    "rows_needed": "statistics",
     "wilson_interval": "statistics",
 }
 __all__ = sorted(_HOME)
@@ -41,7 +61,27 @@ if TYPE_CHECKING:
     from lightning_graceful.functional.flips import rates_from_counts as rates_from_counts
     from lightning_graceful.functional.flips import relative_negative_flip_rate as relative_negative_flip_rate
     from lightning_graceful.functional.statistics import Interval as Interval
+    from lightning_graceful.functional.statistics import MarginTest as MarginTest
+    from lightning_graceful.functional.statistics import RatioSums as RatioSums
+    from lightning_graceful.functional.statistics import benjamini_hochberg as benjamini_hochberg
+    from lightning_graceful.functional.statistics import bootstrap_counts as bootstrap_counts
+    from lightning_graceful.functional.statistics import cluster_bootstrap as cluster_bootstrap
     from lightning_graceful.functional.statistics import clustered_difference_interval as clustered_difference_interval
+    from lightning_graceful.functional.statistics import effective_counts as effective_counts
+    from lightning_graceful.functional.statistics import effective_size as effective_size
+    from lightning_graceful.functional.statistics import equivalence as equivalence
+    from lightning_graceful.functional.statistics import exact_interval as exact_interval
+    from lightning_graceful.functional.statistics import exact_p_value as exact_p_value
+    from lightning_graceful.functional.statistics import holm as holm
+    from lightning_graceful.functional.statistics import mcnemar_exact as mcnemar_exact
+    from lightning_graceful.functional.statistics import minimum_detectable_nfr as minimum_detectable_nfr
+    from lightning_graceful.functional.statistics import nfr_difference_interval as nfr_difference_interval
+    from lightning_graceful.functional.statistics import non_inferiority as non_inferiority
+    from lightning_graceful.functional.statistics import paired_difference_interval as paired_difference_interval
+    from lightning_graceful.functional.statistics import poisson_bootstrap as poisson_bootstrap
+    from lightning_graceful.functional.statistics import ratio_sums as ratio_sums
+    from lightning_graceful.functional.statistics import ratio_variance as ratio_variance
+    from lightning_graceful.functional.statistics import rows_needed as rows_needed
     from lightning_graceful.functional.statistics import wilson_interval as wilson_interval
 
 
