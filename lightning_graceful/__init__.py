@@ -13,8 +13,11 @@ _HOME = {
     "BackwardErrorCompatibility": "metrics.flips",
     "BackwardTrustCompatibility": "metrics.flips",
     "Batch": "data.batch",
+    "BudgetStopping": "callbacks.stopping",
     "CacheError": "data.rows",
     "ChurnRate": "metrics.flips",
+    "FlipDashboard": "callbacks.dashboard",
+    "FlipHistory": "callbacks.history",
     "FlipMonitor": "callbacks.flips",
     "FlipRates": "metrics.flips",
     "FocalDistillationLoss": "losses.distillation",
@@ -26,6 +29,7 @@ _HOME = {
     "OldOutputCache": "callbacks.old_outputs",
     "OutputStore": "data.store",
     "Outputs": "data.batch",
+    "ParetoCheckpoint": "callbacks.checkpoint",
     "PositiveFlipImpact": "metrics.flips",
     "PositiveFlipRate": "metrics.flips",
     "RelativeNegativeFlipRate": "metrics.flips",
@@ -35,8 +39,12 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from lightning_graceful.callbacks.checkpoint import ParetoCheckpoint as ParetoCheckpoint
+    from lightning_graceful.callbacks.dashboard import FlipDashboard as FlipDashboard
     from lightning_graceful.callbacks.flips import FlipMonitor as FlipMonitor
+    from lightning_graceful.callbacks.history import FlipHistory as FlipHistory
     from lightning_graceful.callbacks.old_outputs import OldOutputCache as OldOutputCache
+    from lightning_graceful.callbacks.stopping import BudgetStopping as BudgetStopping
     from lightning_graceful.data.batch import Batch as Batch
     from lightning_graceful.data.batch import Outputs as Outputs
     from lightning_graceful.data.rows import CacheError as CacheError

@@ -10,6 +10,10 @@ from rich.table import Table
 from torch import Tensor
 
 from lightning_graceful.callbacks.base import Callback
+from lightning_graceful.callbacks.evaluated import EvaluatedBatch, base_index, tell
+from lightning_graceful.callbacks.served import ServedOlds
+from lightning_graceful.callbacks.slice_counts import SliceMonitor
+from lightning_graceful.callbacks.slices import SliceSource, slices_of
 from lightning_graceful.data.batch import Batch, BatchAdapter, Outputs, default_batch, leg_of
 from lightning_graceful.data.identity import Samples, why_untrackable
 from lightning_graceful.metrics.flips import FlipRates
@@ -36,14 +40,26 @@ class FlipMonitor(Callback):
     with several loaders ``/dataloader_idx_1``. Of a CombinedLoader's batch one leg is counted, that which ``batch``
     chooses: ``batch=lambda b: Batch(*b["labeled"])``; old models are then given that leg's batch.
 
+    ``slices={"country": ...}`` also counts each value of a slice on its own: ``val/nfr/country=IS``, ``val/pfr/...``,
+    ``val/error_old/...``, ``val/error_new/...`` and ``val/samples/country=IS``, how many there are. Values are
+    compared as text; in a key ``/`` becomes ``%2F``, and so on for other signs that loggers mind. Under DDP, too, each
+    sample counts once (2 bytes a sample for each slice and old model), and values that one rank alone met are logged by
+    all.
+
+    What was counted is told to callbacks that have a method ``on_evaluated_batch``, see
+    :class:`~lightning_graceful.callbacks.evaluated.EvaluatedBatch`.
+
     Args:
         old: The old model; several by name; None takes what the OldOutputCache serves.
         batch: Function from a batch to ``Batch(inputs, target)``; default: the (cached) old model's, else the usual
             kinds.
         logits: Path of the new model's submodule whose output is the logits; None finds it.
+        slices: By name either a function of a batch (of a CombinedLoader: of the leg that is counted) that returns one
+            str or int a sample, in a sequence or tensor; or a sequence, array or tensor of such values by base index,
+            one for each sample of the dataset beneath any Subset. At most 1,000 values a slice.
 
     Raises:
-        ValueError: If ``old`` is no OldModel.
+        ValueError: If ``old`` is no OldModel, or a slice is of another kind.
 
     Example:
         >>> from torch import nn
@@ -57,18 +73,21 @@ class FlipMonitor(Callback):
         *,
         batch: BatchAdapter | None = None,
         logits: str | None = None,
+        slices: Mapping[str, SliceSource] | None = None,
     ) -> None:
         olds: dict[str, OldModel | None] = {**old} if isinstance(old, Mapping) else {"": old}
         if not olds or not all(value is None or isinstance(value, OldModel) for value in olds.values()):
             raise ValueError(f"Expected an OldModel, several by name, or None, got {old!r}: OldModel(model).")
         self.olds = olds
+        self.slices = slices
         self._batch = batch
         self._read_batch: BatchAdapter = batch or default_batch
         self._logits_path = logits
         self._capture: OutputCapture | None = None
         self._tracker: SampleTracker | None = None
         self._rates: dict[tuple[int, str], FlipRates] = {}
-        self._cached: dict[str, str] = {}
+        self._slices = SliceMonitor(slices_of(slices))
+        self._served: ServedOlds | None = None
         self._leg: int | None = None
         self._last: dict[str, float] = {}
         self._warned = False
@@ -76,10 +95,8 @@ class FlipMonitor(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin to follow the samples, and find out which old models a cache serves."""
         self._tracker = SampleTracker.of(trainer)
-        cached = _cached_olds(trainer)
-        # Once a stage, for a fingerprint reads all weights.
-        self._cached = {name: key for name, old in self.olds.items() if (key := _key_of(old, cached)) is not None}
-        olds = [next(iter(self.olds.values())), *cached.values()]
+        self._served = ServedOlds(self.olds, trainer)
+        olds = [next(iter(self.olds.values())), *self._served.cached.values()]
         adapters = [self._batch, *(old.batch for old in olds if old is not None), default_batch]
         self._read_batch = next(adapter for adapter in adapters if adapter is not None)
 
@@ -87,6 +104,7 @@ class FlipMonitor(Callback):
         """Take every watch off."""
         self._stop_watching()
         self._rates = {}
+        self._slices.clear()
         if self._tracker is not None:
             self._tracker.remove()
             self._tracker = None
@@ -116,7 +134,7 @@ class FlipMonitor(Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the rates of all ranks."""
         if not trainer.sanity_checking:
-            self._log(pl_module, "val")
+            self._log(trainer, pl_module, "val")
             self._warn_if_memorised(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -147,7 +165,7 @@ class FlipMonitor(Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the rates of all ranks."""
-        self._log(pl_module, "test")
+        self._log(trainer, pl_module, "test")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the watch off the model."""
@@ -185,13 +203,15 @@ class FlipMonitor(Callback):
             self._tracker.begin()
         self._capture = OutputCapture(pl_module, logits=self._logits_path)
         self._rates = {}
+        self._slices.clear()
         self._leg = None
         for number, loader in enumerate(loaders(trainer)):
             # One rank sees every sample once; several see the padding of a DistributedSampler, too.
             once = trainer.world_size > 1 and why_untrackable(loader) is None
             for name in self.olds:
-                rates = FlipRates(num_samples=len(loader.dataset) if once else None)
-                self._rates[number, name] = rates.to(pl_module.device)
+                length = len(loader.dataset) if once else None
+                self._rates[number, name] = FlipRates(num_samples=length).to(pl_module.device)
+                self._slices.begin(number, name, length, pl_module.device)
 
     def _watch(self) -> None:
         if self._capture is not None:
@@ -214,10 +234,20 @@ class FlipMonitor(Callback):
         classes = next(iter(olds.values())).shape[1]
         new = self._capture.logits(len(target), classes)
         self._capture.stop()
+        stage, told = "test" if trainer.testing else "val", []
+        index = None if samples is None else base_index(samples)
+        place, data = (None, None) if samples is None else (samples.position, samples.dataset)
         for name, old in olds.items():
-            rates = self._rates[number, name]
-            index = None if rates.num_samples is None or samples is None else samples.position.to(target.device)
-            rates.update(old, new, target, index)
+            code = self._decide(self._rates[number, name], old, new, target, place)
+            told.append(EvaluatedBatch(stage, name, number, index, target.long(), old, new, leg, place, data, code))
+        self._slices.update(told)
+        tell(trainer, pl_module, told)
+
+    def _decide(self, rates: FlipRates, old: Tensor, new: Tensor, target: Tensor, position: Tensor | None) -> Tensor:
+        once = rates.num_samples is not None and position is not None
+        rates.update(old, new, target, position.to(target.device) if once and position is not None else None)
+        assert rates.last_codes is not None
+        return rates.last_codes
 
     def _find_leg(self, batch: Any, parts: Batch, dataloader_idx: int) -> tuple[int, Samples | None, Any]:
         if self._tracker is None:
@@ -229,14 +259,11 @@ class FlipMonitor(Callback):
         self._leg = number
         return number, legs[number].samples, legs[number].batch
 
-    def _served(self, name: str, pl_module: pl.LightningModule) -> Any:
-        if name not in self._cached:
-            return None
-        every = getattr(pl_module, "all_old_outputs", None)
-        return getattr(pl_module, "old_outputs", None) if every is None else every.get(self._cached[name])
+    def _on_module(self, pl_module: Any, name: str) -> Any:
+        return None if self._served is None else self._served.on(pl_module, name)
 
     def _training_leg(self, name: str, pl_module: Any, batch: Any) -> tuple[Outputs | None, Tensor | None]:
-        every = self._served(name, pl_module)
+        every = self._on_module(pl_module, name)
         if isinstance(every, Outputs):
             return every, self._read_batch(batch).target
         # Which leg of a combined batch is trained on, a graceful module knows; ours is for validation.
@@ -247,7 +274,7 @@ class FlipMonitor(Callback):
 
     def _old_logits(self, name: str, pl_module: pl.LightningModule, batch: Any, parts: Batch, leg_batch: Any) -> Tensor:
         old = self.olds[name]
-        served: Outputs | None = leg_of(self._served(name, pl_module), batch, parts)
+        served: Outputs | None = leg_of(self._on_module(pl_module, name), batch, parts)
         if served is not None and served.logits is not None:
             return served.logits
         if old is not None and old.device != pl_module.device:
@@ -259,8 +286,13 @@ class FlipMonitor(Callback):
             raise RuntimeError("Expected the old model's logits, got none. FlipMonitor(old), or add an OldOutputCache.")
         return logits
 
-    def _log(self, pl_module: pl.LightningModule, stage: str) -> None:
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         several = self._leg is None and len({number for number, _ in self._rates}) > 1
+        for loader, name, key, sliced in self._slices.compute(reduce=trainer.world_size > 1):
+            if self._leg in {None, loader}:
+                place = f"{_place(name)}/{key}" + (f"/dataloader_idx_{loader}" if several else "")
+                logged = {f"{stage}/{rate}{place}": value for rate, value in sliced.items()}
+                pl_module.log_dict(logged, sync_dist=True, add_dataloader_idx=False)
         for (number, name), rates in self._rates.items():
             if self._leg not in {None, number}:
                 continue  # another leg of a combined batch
@@ -286,23 +318,3 @@ class FlipMonitor(Callback):
 
 def _place(name: str) -> str:
     return f"/{name}" if name else ""
-
-
-def _cached_olds(trainer: Any) -> dict[str, OldModel | None]:
-    # Of several caches the last one's outputs are on the module when a batch ends.
-    caches = [callback for callback in trainer.callbacks if getattr(callback, "provides_old_outputs", False)]
-    if not caches:
-        return {}
-    olds = getattr(caches[-1], "olds", None)
-    return olds if isinstance(olds, Mapping) else {"": getattr(caches[-1], "old", None)}  # type: ignore[return-value]
-
-
-def _key_of(old: OldModel | None, cached: Mapping[str, OldModel | None]) -> str | None:
-    if old is None:
-        return next(iter(cached), None)
-    others = {key: other for key, other in cached.items() if other is not None}
-    same = [key for key, other in others.items() if other is old]
-    if same or not others:
-        return next(iter(same), None)
-    fingerprint = old.fingerprint
-    return next((key for key, other in others.items() if other.fingerprint == fingerprint), None)

@@ -34,6 +34,7 @@ class _FlipCounts(Metric):
     groups: Tensor
     sample_weights: Tensor
     sample_costs: Tensor
+    last_codes: Tensor | None = None  # of the last batch on this rank, one a decision, as in functional.decisions
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class _FlipCounts(Metric):
         """
         self._check_index(index, target, weights)
         decisions = decide(old, new, target, self.settings, weights, validate=self.validate_args).to(self.device)
+        self.last_codes = decisions.code
         if index is None:
             self._add(decisions)
         else:
