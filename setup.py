@@ -8,9 +8,11 @@ from setuptools import find_namespace_packages, find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "lightning_graceful/__init__.py").read_text())[1]
 REPORT = ["plotly>=6", "jinja2>=3.1", "pillow>=10"]
+WORKSPACE = ["wandb-workspaces>=0.4"]
 DEV = [
     "build",
     "lightning",
+    "mpmath",
     "mypy",
     "pytest>=8",
     "pytest-timeout",
@@ -40,7 +42,7 @@ setup(
     ],
     package_dir={"lightning_graceful.conf": "conf"},
     package_data={
-        "lightning_graceful": ["py.typed", "report/*.jinja"],
+        "lightning_graceful": ["py.typed", "report/page/*.jinja", "report/page/*.css", "report/page/*.js"],
         "lightning_graceful.conf": ["**/*.yaml"],
     },
     install_requires=[
@@ -49,12 +51,13 @@ setup(
         "torchmetrics>=1.3",
         "numpy>=1.26",
         "scipy>=1.11",
+        "duckdb>=1.3",
         "safetensors>=0.4",
         "hydra-core>=1.3.2",
         "wandb>=0.17",
         "rich>=13",
         "scikit-learn>=1.3",
     ],
-    extras_require={"report": REPORT, "dev": [*REPORT, *DEV]},
+    extras_require={"report": REPORT, "workspace": WORKSPACE, "dev": [*REPORT, *WORKSPACE, *DEV]},
     entry_points={"console_scripts": ["graceful=lightning_graceful.cli:main"]},
 )

@@ -12,11 +12,15 @@ COMMANDS = {
     "train": "train one new model against one old model (Hydra overrides follow)",
     "bench": "compare ways to train the new model, over seeds (Hydra overrides follow)",
 }
-CACHE = "cache"
-CACHE_WORDS = "show, verify and prune stored old outputs: info, verify, prune DIR"
+# Commands without Hydra: what they do, and the module with their ``main``.
+PLAIN = {
+    "compare": ("say what an update breaks, from prediction files: verdict, page, exit code", "compare_cli"),
+    "cache": ("show, verify and prune stored old outputs: info, verify, prune DIR", "cache_cli"),
+}
 # Lightning's DDP starts its other processes with this process' arguments, from which the command was taken away.
 COMMAND_VARIABLE = "LIGHTNING_GRACEFUL_COMMAND"
 FULL_ERROR_VARIABLE = "HYDRA_FULL_ERROR"
+EXIT_ACCEPT, EXIT_REJECT, EXIT_UNDECIDED = 0, 1, 3
 EXIT_USAGE = 2
 EXIT_BAD_DATA = 65
 EXIT_CRASH = 70
@@ -30,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``graceful``; default: those of the process.
 
     Returns:
-        The exit code: 0 done, 2 wrong usage, 65 bad data, 70 a crash, 130 interrupted.
+        The exit code: 0 done or accept, 1 reject, 3 undecided, 2 wrong usage, 65 bad data, 70 a crash, 130 interrupted.
 
     Example:
         >>> main(["--version"])
@@ -41,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given in (["--version"], ["-V"]):
         sys.stdout.write(f"lightning-graceful {__version__}\n")
         return 0
-    if given and given[0] == CACHE:
-        return int(importlib.import_module("lightning_graceful.cache_cli").main(given[1:]))
+    if given and given[0] in PLAIN:
+        return _run_plain(*given)
     if given and given[0] in COMMANDS:
         os.environ[COMMAND_VARIABLE] = given.pop(0)
     elif "LOCAL_RANK" not in os.environ or COMMAND_VARIABLE not in os.environ:
@@ -50,6 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (sys.stdout if wanted_help else sys.stderr).write(_usage(given))
         return 0 if wanted_help else EXIT_USAGE
     return _run(os.environ[COMMAND_VARIABLE], given)
+
+
+def _run_plain(command: str, *arguments: str) -> int:
+    # Python would leave with 1, which elsewhere means "reject", if an import failed.
+    try:
+        return int(importlib.import_module(f"lightning_graceful.{PLAIN[command][1]}").main(arguments))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        traceback.print_exception(error)
+        return EXIT_CRASH
 
 
 def _run(command: str, overrides: list[str]) -> int:
@@ -87,6 +102,7 @@ def _explain(error: Exception, command: str) -> int:
 def _usage(given: list[str]) -> str:
     lines = [] if not given or given[0] in {"-h", "--help"} else [f"graceful: no command {given[0]!r}.\n"]
     lines += ["usage: graceful COMMAND [overrides]", "", "commands:"]
-    lines += [f"  {name:<8}{words}" for name, words in [*COMMANDS.items(), (CACHE, CACHE_WORDS)]]
+    plain = {name: words for name, (words, _) in PLAIN.items()}
+    lines += [f"  {name:<9}{words}" for name, words in {**COMMANDS, **plain}.items()]
     lines += ["", "graceful COMMAND --help shows more: of a job, its groups and its composed config.", ""]
     return "\n".join(lines)

@@ -29,3 +29,23 @@ def test_commands_in_the_readme_are_in_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text()))
     assert {"demo", "test"} <= named <= targets
+
+
+def test_compare_as_in_the_readme_and_its_guide(tmp_path):
+    """The commands run as they stand there, and print what stands below them."""
+    graceful = str(Path(sys.executable).with_name("graceful"))
+    for page in ("README.md", "docs/compare.md"):
+        text = (ROOT / page).read_text()
+        commands = re.search(r"^(python examples/predictions.py .*?) *#.*\n(graceful compare .*)$", text, re.MULTILINE)
+        make, compare = commands.groups()
+        run(tmp_path, sys.executable, str(ROOT / make.split()[1]), *make.split()[2:])
+        printed = run(tmp_path, graceful, *compare.split()[1:], code=1)
+        block = re.search(r"```\n(REJECT .*?)```", text, re.DOTALL)[1]
+        assert block in printed
+        assert (tmp_path / "page.html").stat().st_size > 1e6
+
+
+def run(folder, *command, code=0):
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout

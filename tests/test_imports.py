@@ -38,8 +38,9 @@ def test_measuring_loads_nothing_heavy(statement, tmp_path):
 
 @pytest.mark.parametrize(
     "module",
-    ["lightning_graceful", "lightning_graceful.cli", "lightning_graceful.functional.statistics"]
-    + [f"lightning_graceful.report.{name}" for name in ("evidence", "verdict", "figures", "page")],
+    [f"lightning_graceful{name}" for name in ("", ".cli", ".compare_cli", ".functional.statistics")]
+    + [f"lightning_graceful.report.{name}" for name in ("compare", "files", "markdown", "junit", "plain")]
+    + [f"lightning_graceful.report.{name}" for name in ("summary", "verdict", "figures", "page")],
 )
 def test_numbers_and_pages_load_no_torch(module, tmp_path):
     assert "torch" not in loaded_by(f"import {module}", tmp_path)

@@ -58,7 +58,9 @@ def test_wheel_contains_data_files_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     configs = {f"lightning_graceful/{path.relative_to(ROOT).as_posix()}" for path in CONF.rglob("*.yaml")}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lightning_graceful").rglob("*.py")}
-    others = {"lightning_graceful/py.typed", "lightning_graceful/report/page.html.jinja"}
+    page = ROOT / "lightning_graceful/report/page"
+    others = {path.relative_to(ROOT).as_posix() for kind in ("jinja", "css", "js") for path in page.glob(f"*.{kind}")}
+    others |= {"lightning_graceful/py.typed", "lightning_graceful/report/page/page.html.jinja"}
     assert configs | modules | others <= set(names)
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"lightning_graceful", "hydra_plugins"}

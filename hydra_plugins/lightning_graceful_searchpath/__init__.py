@@ -6,7 +6,11 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 # Group -> the configs in it that make sense in another project; None for all.
-OFFERED = {"losses": None, "callbacks": {"old_outputs", "flips"}, "old": {"checkpoint", "weights"}}
+OFFERED = {
+    "losses": None,
+    "callbacks": {"old_outputs", "flips", "dashboard", "history", "pareto", "stopping"},
+    "old": {"checkpoint", "weights"},
+}
 
 
 class GracefulConfigSource(FileConfigSource):

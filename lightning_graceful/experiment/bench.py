@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import hydra
-import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
+from torch import nn
 
 from lightning_graceful.experiment.datamodules import UpdateDataModule
 from lightning_graceful.experiment.errors import reported
-from lightning_graceful.experiment.predictions import Answers, answers, pooled, predictions, samples
-from lightning_graceful.experiment.results import images_of_flips, leave
+from lightning_graceful.experiment.predictions import Answers, answers, pooled
+from lightning_graceful.experiment.results import Found, Way, leave
 from lightning_graceful.experiment.searchpath import conf_dir
 from lightning_graceful.experiment.update import (
     Trained,
@@ -24,11 +24,11 @@ from lightning_graceful.experiment.update import (
     train_new,
 )
 from lightning_graceful.models.old_model import OldModel
-from lightning_graceful.report.evidence import Comparison, Predictions, Way
-from lightning_graceful.report.verdict import percent
+from lightning_graceful.report.words import percent
 
 PLAIN = "plain"
 AGAIN = "plain again"
+OLD = "old model"
 OTHER_SEED = 1000  # between the two plain runs whose flips are the noise floor
 
 
@@ -64,48 +64,45 @@ class Bench:
         self._weights: dict[str, float] = {}
         self._tried: list[str] = []
         self._seconds = dict.fromkeys(self._ways, 0.0)
-        self._said: dict[str, list[Predictions]] = {name: [] for name in [*self._ways, AGAIN]}
+        self._said: dict[str, list[Answers]] = {name: [] for name in [OLD, *self._ways, AGAIN]}
         self._plain_val: dict[str, float] = {}
         self._done = 0
         selecting = (len(self._ways) - 1) * (len(self._grid) - 1) if self._grid else 0
         self._total = len(cfg.seeds) * (len(self._ways) + 2) + selecting
 
-    def run(self) -> Comparison:
+    def run(self) -> Found:
         """Run everything.
 
         Returns:
-            All ways, plain training first, pooled over seeds.
+            What all ways, plain training first, said of the test samples, pooled over seeds.
         """
         for number in self._cfg.seeds:
             self._run_seed(self._begin(int(number)))
         data = build_data(self._cfg, int(self._cfg.seeds[0]))
         said = {name: pooled(parts) for name, parts in self._said.items()}
-        broken = np.concatenate([said[name].id[said[name].negative] for name in self._ways])
         order = [PLAIN, *(name for name in self._ways if name != PLAIN)]
-        return Comparison(
+        return Found(
             title=f"{_name(data)}: ways to train the new model, {len(self._cfg.seeds)} seeds",
-            class_names=data.base.classes,
+            data=data.base,
+            old=said[OLD],
             ways=[Way(name, said[name], self._seconds[name], self._detail(name)) for name in order],
-            # What plain training under another seed breaks of plain training: no old model is involved.
-            noise_floor=said[AGAIN].nfr,
-            images=images_of_flips(broken, data.base),
+            again=said[AGAIN],
             notes=self._notes(data),
         )
 
     def _run_seed(self, seed: _Seed) -> None:
-        loader = seed.data.test_dataloader()
-        of, old = samples(loader), answers(seed.old.to("cpu"), loader)
-        said: dict[str, Answers] = {}
+        self._ask(seed, OLD, seed.old.to("cpu"))
         for name in [PLAIN, *(name for name in self._ways if name != PLAIN)]:
             is_open = self._grid and name != PLAIN and name not in self._weights
             trained = self._select(seed, name) if is_open else self._train(seed, name)
             if name == PLAIN:
                 self._plain_val = trained.val
             self._seconds[name] += trained.seconds
-            said[name] = answers(trained.module.cpu(), loader)
-            self._said[name].append(predictions(of, old, said[name], seed=seed.number))
-        again = answers(self._train(seed, AGAIN).module.cpu(), loader)
-        self._said[AGAIN].append(predictions(of, said[PLAIN], again, seed=seed.number))
+            self._ask(seed, name, trained.module.cpu())
+        self._ask(seed, AGAIN, self._train(seed, AGAIN).module.cpu())
+
+    def _ask(self, seed: _Seed, name: str, model: OldModel | nn.Module) -> None:
+        self._said[name].append(answers(model, seed.data.test_dataloader(), seed=seed.number))
 
     def _begin(self, number: int) -> _Seed:
         directory = self._directory / f"seed{number}"
@@ -178,6 +175,6 @@ def main(cfg: DictConfig) -> None:
     prepare_process(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
     console = Console(quiet=not is_rank_zero())
-    comparison = Bench(cfg, directory, console).run()
+    found = Bench(cfg, directory, console).run()
     if is_rank_zero():
-        leave(comparison, directory, console)
+        leave(found, directory, console)

@@ -1,92 +1,112 @@
-"""What a job leaves behind: predictions, figures as JSON, the page."""
+"""What a job leaves behind: prediction files, the comparison as JSON and as a page, the verdict."""
 
-import json
-import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from lightning_graceful.data.datasets import ImageArrays
+from lightning_graceful.experiment.predictions import Answers, write_answers
 from lightning_graceful.experiment.table import print_table
-from lightning_graceful.report.differences import paired_difference, paired_error_difference
-from lightning_graceful.report.evidence import Comparison
+from lightning_graceful.functional.statistics import Interval
+from lightning_graceful.report.compare import Question, compare_files
+from lightning_graceful.report.plain import to_json
+from lightning_graceful.report.summary import Summary
+
+SHOWN = 1000  # flips of a way, the worst, that the page shows
 
 
-def images_of_flips(comparison_ids: "np.ndarray[Any, np.dtype[np.int64]]", data: ImageArrays) -> dict[int, Any]:
-    """Return the images that a page shows.
+@dataclass(frozen=True)
+class Way:
+    """One way to train the new model, and what it said of the test samples.
 
-    Args:
-        comparison_ids: Ids of negative flips.
-        data: The dataset whose positions the ids are.
-
-    Returns:
-        uint8 arrays ``(H, W)`` by id.
+    Attributes:
+        name: Short name.
+        said: Its answers.
+        wall_seconds: Training time.
+        detail: What sets it apart, such as "lambda 1".
     """
-    return {int(number): data.images[int(number)].numpy() for number in np.unique(comparison_ids)}
+
+    name: str
+    said: Answers
+    wall_seconds: float | None = None
+    detail: str = ""
 
 
-def leave(comparison: Comparison, directory: Path, console: Console) -> None:
+@dataclass(frozen=True)
+class Found:
+    """All that a job found out on test data.
+
+    Attributes:
+        title: Heading.
+        data: The base dataset.
+        old: Answers of the old model.
+        ways: The ways to train its successor; the first is compared with.
+        again: Answers of the first way under another seed, or None.
+        notes: Remarks.
+        question: What is asked of the answers.
+    """
+
+    title: str
+    data: ImageArrays
+    old: Answers
+    ways: Sequence[Way]
+    again: Answers | None = None
+    notes: Sequence[str] = ()
+    question: Question = field(default_factory=Question)
+
+
+def leave(found: Found, directory: Path, console: Console) -> Summary:
     """Write everything, print the table, and say where things are.
 
     Args:
-        comparison: The ways.
+        found: What was found.
         directory: The run's folder.
         console: Where to print.
+
+    Returns:
+        The comparison.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for way in comparison.ways:
-        way.predictions.to_csv(directory / f"predictions_{way.name}.csv")
-    (directory / "results.json").write_text(json.dumps(_figures(comparison), indent=2))
-    print_table(comparison, console)
-    page = _page(comparison, directory)
+    names = found.data.classes
+    old = write_answers(directory / "predictions_old.csv", found.old, names)
+    files = {way.name: write_answers(directory / f"predictions_{way.name}.csv", way.said, names) for way in found.ways}
+    summary = compare_files(old, files, title=found.title, question=replace(found.question, listed=SHOWN))
+    summary = replace(
+        summary,
+        candidates=tuple(
+            replace(candidate, detail=way.detail, wall_seconds=way.wall_seconds)
+            for candidate, way in zip(summary.candidates, found.ways, strict=True)
+        ),
+        noise_floor=_noise_floor(found, directory, files),
+        notes=(*summary.notes, *found.notes),
+    )
+    (directory / "results.json").write_text(to_json(summary, 0))
+    print_table(summary, console)
+    page = _page(summary, found, directory)
     console.print(
         f"Page: {page}" if page else "Page: none; pip install 'lightning-graceful[report]' brings it.", soft_wrap=True
     )
     console.print(f"Runs: {directory.resolve()}", soft_wrap=True)
+    return summary
 
 
-def _page(comparison: Comparison, directory: Path) -> Path | None:
+def _noise_floor(found: Found, directory: Path, files: Mapping[str, Path]) -> Interval | None:
+    # What plain training under another seed breaks of plain training: no old model is involved.
+    if found.again is None:
+        return None
+    again = write_answers(directory / "predictions_again.csv", found.again, found.data.classes)
+    return compare_files(files[found.ways[0].name], {"again": again}).first.whole.nfr
+
+
+def _page(summary: Summary, found: Found, directory: Path) -> Path | None:
     try:
         from lightning_graceful.report.page import write_page
+        from lightning_graceful.report.thumbnails import data_uri
     except ModuleNotFoundError:
         return None
-    return write_page(comparison, directory / "page.html").resolve()
-
-
-def _figures(comparison: Comparison) -> dict[str, Any]:
-    ways: dict[str, dict[str, Any]] = {}
-    for way in comparison.ways:
-        said = way.predictions
-        ways[way.name] = {
-            "detail": way.detail,
-            "samples": said.samples,
-            "rows": len(said),
-            "table": said.table.tolist(),
-            "error_old": said.error_old,
-            "error_new": said.error_new,
-            "nfr": said.nfr,
-            "pfr": said.pfr,
-            "relative_nfr": said.relative_nfr,
-            "wall_seconds": way.wall_seconds,
-        }
-        if way is not comparison.plain:
-            ways[way.name]["nfr_against_plain"] = paired_difference(way, comparison.plain)._asdict()
-            ways[way.name]["error_against_plain"] = paired_error_difference(way, comparison.plain)._asdict()
-    figures = {
-        "title": comparison.title,
-        "noise_floor": comparison.noise_floor,
-        "ways": ways,
-        "notes": list(comparison.notes),
-    }
-    return _without_nan(figures)  # type: ignore[no-any-return]
-
-
-def _without_nan(value: Any) -> Any:
-    # JSON has no NaN: null stands for it.
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    shown = np.unique([int(flip.id) for candidate in summary.candidates for flip in candidate.flips])
+    images = {str(number): data_uri(found.data.images[number].numpy()) for number in shown.tolist()}
+    return write_page(replace(summary, images=images), directory / "page.html").resolve()

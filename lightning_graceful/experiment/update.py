@@ -20,6 +20,11 @@ from lightning_graceful.experiment.datamodules import UpdateDataModule
 from lightning_graceful.mixin import make_graceful
 from lightning_graceful.models.old_model import OldModel
 
+# Callbacks that compare with an old model: none of them has a place in the old model's own training.
+ABOUT_OLD = {"old_outputs", "flips", "dashboard", "history", "pareto", "stopping"}
+
+LIGHTNINGS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
+
 
 class Trained(NamedTuple):
     """A new model and what it cost.
@@ -67,7 +72,7 @@ def obtain_old(cfg: DictConfig, data: UpdateDataModule, directory: Path, seed: i
         return old
     pl.seed_everything(seed, verbose=False)
     module = instantiate(cfg.old.model, _convert_="all")
-    trainer = _trainer(cfg, directory / "old", "old", skip={"old_outputs", "flips"}, max_epochs=cfg.old.epochs)
+    trainer = _trainer(cfg, directory / "old", "old", skip=ABOUT_OLD, max_epochs=cfg.old.epochs)
     trainer.fit(module, datamodule=data.of_old())
     _finish(trainer)
     return OldModel(module)
@@ -124,8 +129,6 @@ def prepare_process(cfg: DictConfig) -> None:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     os.environ.setdefault("WANDB_SILENT", "true")
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
@@ -138,6 +141,9 @@ def _trainer(
     callbacks = [
         _with_old(node, old) for key, node in (cfg.callbacks or {}).items() if key not in skip and node is not None
     ]
+    # Here, for each package sets its level when it is imported, and a callback may be the first to import one.
+    for package in LIGHTNINGS:
+        logging.getLogger(package).setLevel(logging.WARNING)
     return instantiate(  # type: ignore[no-any-return]
         cfg.trainer,
         callbacks=callbacks,

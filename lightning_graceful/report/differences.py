@@ -1,88 +1,112 @@
-"""How sure a rate of one way is, and a difference between two: paired by sample and seed, never by order."""
+"""Paired differences over the same rows: of the error before and after, and between two candidates."""
 
-from typing import Literal
+import math
 
 import numpy as np
 
-from lightning_graceful.functional.statistics import Interval, clustered_difference_interval, wilson_interval
-from lightning_graceful.report.evidence import Integers, Mask, Way, aligned_rows, ratio
+from lightning_graceful.functional.statistics import (
+    Interval,
+    RatioSums,
+    clustered_difference_interval,
+    exact_interval,
+    paired_difference_interval,
+    ratio_variance,
+)
+from lightning_graceful.report.database import Database
+from lightning_graceful.report.joining import Joined
+
+BROKE = "CAST({0}old_right AND NOT {0}new_right AS INT)"
+WRONG = "CAST(NOT {0}new_right AS INT)"
 
 
-def paired_difference(way: Way, plain: Way) -> Interval:
-    """Difference in the negative-flip rate, way - plain, over the same (id, seed) rows, clustered by seed and id.
-
-    Args:
-        way: One way.
-        plain: The way it is compared with.
-
-    Returns:
-        Mean and bounds as fractions; negative means that ``way`` breaks less. NaN without rows.
-
-    Example:
-        >>> from lightning_graceful.report.evidence import Predictions
-        >>> zeros, sure = np.zeros(4, np.int64), np.full(4, 0.9, np.float32)
-        >>> plain = Way("plain", Predictions(np.arange(4), zeros, zeros, zeros, np.array([0, 1, 1, 0]), sure, sure))
-        >>> pct = Way("pct", Predictions(np.arange(4), zeros, zeros, zeros, np.array([0, 1, 0, 0]), sure, sure))
-        >>> float(paired_difference(pct, plain).mean)
-        -0.25
-    """
-    return _difference(way, plain, "negative")
-
-
-def paired_error_difference(way: Way, plain: Way) -> Interval:
-    """Return the difference in the error of the new model, way - plain, as in :func:`paired_difference`."""
-    return _difference(way, plain, "wrong")
-
-
-def rate_interval(flags: Mask, ids: Integers) -> Interval:
-    """Share of rows with its Wilson interval at 95 %.
-
-    Rows of several seeds repeat samples; the interval counts distinct samples only, as if the repeats told nothing new.
+def error_difference(database: Database, joined: Joined) -> Interval:
+    """Difference of the error, new - old, on the rows of one candidate.
 
     Args:
-        flags: What is counted, bool, shape ``(N,)``.
-        ids: Sample ids, shape ``(N,)``.
+        database: Holds the rows.
+        joined: The rows.
 
     Returns:
-        Share and bounds as fractions, NaN without rows.
-
-    Example:
-        >>> share, low, high = rate_interval(np.array([True, False, False, False]), np.arange(4))
-        >>> round(share, 3), round(low, 3), round(high, 3)
-        (0.25, 0.046, 0.699)
+        Mean and the interval at 95 %, as fractions: the score interval (Tango 1998) for independent rows, Student's t
+        over clusters for others.
     """
-    share, samples = ratio(flags.sum(), len(flags)), len(np.unique(ids))
-    low, high = wilson_interval(np.array(share * samples if samples else 0.0), np.array(samples))
-    return Interval(share, float(low), float(high))
+    cells = f"SELECT {WRONG.format('')} - CAST(NOT old_right AS INT) AS d, weight, cluster, seed FROM {joined.table}"
+    return _interval(database, joined, cells)
 
 
-def difference_words(interval: Interval) -> Literal["lower", "higher", "not distinguishable", "n/a"]:
-    """Say in words what an interval of a difference shows.
+def nfr_difference(database: Database, joined: Joined, first: Joined) -> Interval:
+    """Compare the NFR of two candidates.
 
     Args:
-        interval: Mean and bounds.
+        database: Holds the rows.
+        joined: The rows of one.
+        first: The rows of the other.
 
     Returns:
-        "lower" or "higher" where the interval excludes 0, "not distinguishable" where it does not, "n/a" for NaN.
-
-    Example:
-        >>> difference_words(Interval(-0.3, -0.5, -0.1)), difference_words(Interval(-0.3, -0.7, 0.1))
-        ('lower', 'not distinguishable')
+        Difference, joined - first, as :func:`error_difference` gives it; NaN where no row is in both.
     """
-    if np.isnan([interval.low, interval.high]).any():
-        return "n/a"
-    if interval.high < 0:
-        return "lower"
-    return "higher" if interval.low > 0 else "not distinguishable"
+    return _between(database, joined, first, BROKE)
 
 
-def _difference(way: Way, plain: Way, column: str) -> Interval:
-    rows, plain_rows = aligned_rows(way, plain)
-    ours, theirs = getattr(way.predictions, column)[rows], getattr(plain.predictions, column)[plain_rows]
-    said = way.predictions
-    if len(rows) and np.array_equal(ours, theirs):
-        # No sample differs, which no variance tells from certainty: the bounds are those of 0 in so many samples.
-        most = float(wilson_interval(np.array(0), np.array(said.samples))[1])
+def new_error_difference(database: Database, joined: Joined, first: Joined) -> Interval:
+    """Compare the error of two candidates.
+
+    Args:
+        database: Holds the rows.
+        joined: The rows of one.
+        first: The rows of the other.
+
+    Returns:
+        Difference, joined - first, as :func:`error_difference` gives it; NaN where no row is in both.
+    """
+    return _between(database, joined, first, WRONG)
+
+
+def _between(database: Database, joined: Joined, first: Joined, flag: str) -> Interval:
+    cells = (
+        f"SELECT {flag.format('a.')} - {flag.format('b.')} AS d, a.weight, a.cluster, a.seed "
+        f"FROM {joined.table} a JOIN {first.table} b USING (id, seed)"
+    )
+    return _interval(database, joined, cells)
+
+
+def _interval(database: Database, joined: Joined, cells: str) -> Interval:
+    more, less, total = database.one(f"SELECT count_if(d > 0), count_if(d < 0), count(*) FROM ({cells})")
+    if not total:
+        return Interval(math.nan, math.nan, math.nan)
+    if joined.is_independent:
+        return paired_difference_interval(more, less, total)
+    if not more and not less:
+        (clusters,) = database.one(f"SELECT count(DISTINCT cluster) FROM ({cells})")
+        # No row differs, which no variance tells from certainty: the bounds are those of 0 in so many clusters.
+        most = float(exact_interval(0, clusters)[1])
         return Interval(0.0, -most, most)
-    mean, low, high = clustered_difference_interval(ours.astype(np.float64) - theirs, said.seed[rows], said.id[rows])
-    return Interval(mean, max(low, -1.0), min(high, 1.0))
+    return _over_seeds(database, cells) if joined.has_seeds else _over_clusters(database, cells)
+
+
+def _over_seeds(database: Database, cells: str) -> Interval:
+    # 32 bytes a row are held: a difference over seeds is clustered two ways, by seed and by sample.
+    found = database.arrays(f"SELECT d, weight, seed, dense_rank() OVER (ORDER BY cluster) AS cluster FROM ({cells})")
+    difference, weight = (np.asarray(found[key], np.float64) for key in ("d", "weight"))
+    mean = float(weight @ difference / weight.sum())
+    # Linearised: numbers of the same mean that vary as the weighted mean does.
+    linear = mean + weight * (difference - mean) / weight.mean()
+    return _capped(clustered_difference_interval(linear, found["seed"], found["cluster"]))
+
+
+def _over_clusters(database: Database, cells: str) -> Interval:
+    from scipy.special import stdtrit
+
+    summed = f"SELECT sum(weight * d) AS num, sum(weight) AS den FROM ({cells}) GROUP BY cluster"
+    found = database.one(
+        f"SELECT count(*), sum(num), sum(den), sum(num * num), sum(num * den), sum(den * den) FROM ({summed})"
+    )
+    sums = RatioSums(*map(float, found))
+    mean, clusters = found[1] / found[2], found[0]
+    half = float(stdtrit(clusters - 1, 0.975)) * math.sqrt(float(ratio_variance(sums))) if clusters > 1 else math.nan
+    return _capped(Interval(mean, mean - half, mean + half))
+
+
+def _capped(interval: Interval) -> Interval:
+    mean, low, high = interval
+    return interval if math.isnan(low) else Interval(mean, max(low, -1.0), min(high, 1.0))

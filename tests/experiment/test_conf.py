@@ -87,7 +87,7 @@ def test_callbacks_build_around_an_old_checkpoint(tmp_path):
     torch.save(module.state_dict(), tmp_path / "old.ckpt")
     cfg = composed("old=weights", f"old.path={tmp_path / 'old.ckpt'}", f"cache_dir={tmp_path}")
     built = instantiate(cfg.callbacks, _convert_="all")
-    assert built.keys() == {"old_outputs", "flips", "checkpoint", "progress"}
+    assert built.keys() == {"old_outputs", "flips", "checkpoint", "progress", "dashboard", "history"}
     assert isinstance(built["old_outputs"], OldOutputCache)
     assert isinstance(built["flips"], FlipMonitor)
 

@@ -12,7 +12,6 @@ import torch
 from lightning_graceful.data.store import OutputStore
 from lightning_graceful.experiment.classifier import LitClassifier
 from lightning_graceful.models.mlp import MLP
-from lightning_graceful.report.evidence import Predictions
 
 
 def graceful(*arguments, cwd, code=0, **variables):
@@ -36,10 +35,16 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def rates_by_hand(path):
-    rows = table(path)
-    broke = sum(row["old"] == row["target"] != row["new"] for row in rows)
-    return len(rows), broke / len(rows), sum(row["new"] != row["target"] for row in rows) / len(rows)
+def rates_by_hand(run, name):
+    old = {(row["id"], row["seed"]): row for row in table(run / "predictions_old.csv")}
+    pairs = [(old[row["id"], row["seed"]], row) for row in table(run / f"predictions_{name}.csv")]
+    broke = sum(before["label"] == row["target"] != row["label"] for before, row in pairs)
+    return len(pairs), broke / len(pairs), sum(row["label"] != row["target"] for _, row in pairs) / len(pairs)
+
+
+def candidate(run, name):
+    found = json.loads((run / "results.json").read_text())["candidates"]
+    return next(one for one in found if one["name"] == name)
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +57,31 @@ def test_train_leaves_page_figures_predictions_and_logs(trained):
     folder, printed = trained
     run = run_folder(folder, "train")
     assert str(run / "page.html") in printed
-    size, nfr, error = rates_by_hand(run / "predictions_pct.csv")
-    found = json.loads((run / "results.json").read_text())["ways"]["pct"]
-    assert size == 360
-    assert (found["nfr"], found["error_new"]) == pytest.approx((nfr, error))
+    size, nfr, error = rates_by_hand(run, "pct")
+    whole = candidate(run, "pct")["whole"]
+    assert size == whole["rows"] == 360
+    assert (whole["nfr"]["mean"], whole["error_new"]["mean"]) == pytest.approx((nfr, error))
     metrics = table(next(run.glob("pct/**/metrics.csv")))
     assert {"val/nfr", "val/error_new", "train/loss/pct", "train/loss/task"} <= set(metrics[-1])
     assert list(run.glob("pct/wandb/offline-run-*/*.wandb"))
     assert list(run.glob("pct/**/new.ckpt"))
+
+
+def test_gate_ends_with_the_verdict_on_test_data(trained, tmp_path):
+    """A budget of 0 rejects an update that breaks anything, one of 100 % accepts it; both say why."""
+    old = next(run_folder(trained[0], "train").glob("old/**/new.ckpt"))
+    short = (*QUICK[:1], *QUICK[2:], "logger=none", "old=weights", f"old.path={old}", "model.net.hidden=[32]")
+    printed = graceful("train", *short, "gate.nfr=0", cwd=tmp_path, code=1)
+    assert re.search(r"REJECT pct: \d+ cases? broke", printed)
+    assert "the lower bound is above 0 %" in printed
+    printed = graceful("train", *short, "gate.nfr=1", "gate.budgets=[class nfr=1]", cwd=tmp_path)
+    assert "ACCEPT pct" in printed
+    assert "Expected a budget" in graceful("train", "gate.budgets=[speed=1]", cwd=tmp_path, code=65)
+
+
+def test_a_sweep_prints_verdicts_and_goes_on(tmp_path):
+    printed = graceful("train", "--multirun", *QUICK, "logger=none", "gate.nfr=0", "seed=0,1", cwd=tmp_path)
+    assert printed.count("REJECT pct") == 2
 
 
 def test_old_checkpoint_can_be_given(trained, tmp_path):
@@ -105,14 +127,14 @@ def test_bench_compares_all_ways_on_every_sample(tmp_path):
     )
     run = run_folder(tmp_path, "bench")
     results = json.loads((run / "results.json").read_text())
-    assert list(results["ways"]) == ["plain", "new_error", "pct"]
-    said = Predictions.from_csv(run / "predictions_pct.csv")
-    assert sorted(said.id.tolist()) == list(range(1797))
-    size, nfr, error = rates_by_hand(run / "predictions_plain.csv")
+    assert [one["name"] for one in results["candidates"]] == ["plain", "new_error", "pct"]
+    assert sorted(int(row["id"]) for row in table(run / "predictions_pct.csv")) == list(range(1797))
+    size, nfr, error = rates_by_hand(run, "plain")
+    plain = candidate(run, "plain")["whole"]
     assert size == 1797
-    assert (results["ways"]["plain"]["nfr"], results["ways"]["plain"]["error_new"]) == pytest.approx((nfr, error))
-    assert re.search(r"lambda (0\.1|1)$", results["ways"]["pct"]["detail"])
-    assert 0 < results["noise_floor"] < 1
+    assert (plain["nfr"]["mean"], plain["error_new"]["mean"]) == pytest.approx((nfr, error))
+    assert re.search(r"lambda (0\.1|1)$", candidate(run, "pct")["detail"])
+    assert 0 < results["noise_floor"]["mean"] < 1
     assert "Noise floor" in printed
     assert "Page: " in printed
     assert (run / "page.html").stat().st_size > 1e6

@@ -1,0 +1,56 @@
+"""The gate at the end of a job: rules from the config, the verdict on test data, the exit code."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from lightning_graceful.cli import EXIT_ACCEPT, EXIT_REJECT, EXIT_UNDECIDED
+from lightning_graceful.report.budgets import Budget, Measure, parse_budget
+from lightning_graceful.report.card import card
+from lightning_graceful.report.compare import Question
+from lightning_graceful.report.summary import Summary
+from lightning_graceful.report.verdict import Rules
+
+POLICIES = {"report": EXIT_UNDECIDED, "pass": EXIT_ACCEPT, "fail": EXIT_REJECT}
+
+
+def question_of(gate: DictConfig) -> Question:
+    """Read the rules of a release.
+
+    Args:
+        gate: ``conf/gate/default.yaml``, composed.
+
+    Returns:
+        What is asked of the test answers.
+
+    Raises:
+        ValueError: If a rule makes no sense.
+    """
+    if gate.undecided not in POLICIES:
+        raise ValueError(f"Expected gate.undecided to be one of {', '.join(POLICIES)}, got {gate.undecided!r}.")
+    measures: tuple[Measure, ...] = ("nfr", "error")
+    limits = [Budget(name, float(gate[name]), text=f"gate.{name}") for name in measures if gate[name] is not None]
+    margins = [None if gate[name] is None else float(gate[name]) for name in ("non_inferior", "equivalence")]
+    rules = Rules([*limits, *(parse_budget(str(text)) for text in gate.budgets)], *margins)
+    return Question(rules=rules, must_keep=None if gate.must_keep is None else Path(gate.must_keep))
+
+
+def verdict_code(summary: Summary, gate: DictConfig, console: Console) -> int:
+    """Print the verdict on the first candidate, and give its exit code.
+
+    Args:
+        summary: The comparison on test data.
+        gate: ``conf/gate/default.yaml``, composed.
+        console: Where to print.
+
+    Returns:
+        0 accept or no rule, 1 reject, 3 undecided unless ``gate.undecided`` folds it.
+    """
+    ruling = summary.first.ruling
+    if ruling is None:
+        return EXIT_ACCEPT
+    title, lines = card(summary.first, summary)[0]
+    for line in ("", title, *(f"  {line}" for line in lines)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return {"accept": EXIT_ACCEPT, "reject": EXIT_REJECT, "undecided": POLICIES[gate.undecided]}[ruling.decision]
