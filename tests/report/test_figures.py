@@ -63,12 +63,13 @@ def test_frontier_is_a_staircase_over_those_that_none_beats():
         at("b", 0.1, 0.4),
         at("same", 0.1, 0.4),
         at("c", 0.2, 0.2),
+        at("tied", 0.1, 0.5),
     )
     assert [one.name for one in figures.frontier(candidates)] == ["b", "same", "c", "a"]
     line, a, beaten, *_ = figures.frontier_figure(replace(minimal(), candidates=candidates)).data
     assert (tuple(line.x), tuple(line.y)) == (
         pytest.approx((10, 10, 10, 20, 30, 32)),
-        pytest.approx((40, 40, 40, 20, 10, 10)),
+        pytest.approx((50, 40, 40, 20, 10, 10)),
     )
     assert line.line.shape == "hv"
     assert (a.x[0], a.y[0], beaten.x[0], beaten.y[0]) == pytest.approx((30, 10, 32, 20))

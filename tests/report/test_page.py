@@ -1,6 +1,7 @@
 """What the page says, read from its HTML without a browser."""
 
 import json
+import math
 import os
 import re
 from dataclasses import replace
@@ -180,6 +181,13 @@ def test_columns_of_flips_are_those_there_is_something_in():
     data = data_of(render_page(replace(digits(), candidates=(replace(digits().first, flips=flips),))))
     assert {"text", "seed", "seen_by_old"} <= {column["key"] for column in data["columns"]}
     assert str(2**60) in data["candidates"][0]["rows"][0]
+
+
+def test_one_unknown_confidence_is_null():
+    first = digits().first
+    flips = (replace(first.flips[0], old_confidence=math.nan), *first.flips[1:])
+    data = data_of(render_page(replace(digits(), candidates=(replace(first, flips=flips),))))
+    assert [row[3] for row in data["candidates"][0]["rows"]] == [None, 0.55, 0.55]
 
 
 def test_page_loads_nothing_and_holds_plotly_once():

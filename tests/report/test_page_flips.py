@@ -51,6 +51,14 @@ def test_a_click_on_a_cell_filters_the_rows(browser):
     assert not browser.find("#clear").is_displayed()
 
 
+def test_a_pair_is_both_of_its_classes(browser):
+    browser.open(rich())
+    pair = next(one for one in rich().first.pairs if one.count < 8)
+    browser.click_text("#pairs button", f"{pair.target} → {pair.new}")
+    assert browser.column("target") == [pair.target] * pair.count
+    assert browser.column("new") == [pair.new] * pair.count
+
+
 def test_another_candidate_has_its_own_flips(browser):
     browser.open(digits())
     browser.click_cell(0, 1)
