@@ -37,7 +37,7 @@ def question_of(gate: DictConfig) -> Question:
 
 
 def verdict_code(summary: Summary, gate: DictConfig, console: Console) -> int:
-    """Print the verdict on the first candidate, and give its exit code.
+    """Print the verdict on every candidate, and give the exit code of that on the first.
 
     Args:
         summary: The comparison on test data.
@@ -50,7 +50,8 @@ def verdict_code(summary: Summary, gate: DictConfig, console: Console) -> int:
     ruling = summary.first.ruling
     if ruling is None:
         return EXIT_ACCEPT
-    title, lines = card(summary.first, summary)[0]
-    for line in ("", title, *(f"  {line}" for line in lines)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for candidate in summary.candidates:
+        title, lines = card(candidate, summary)[0]
+        for line in ("", title, *(f"  {line}" for line in lines)):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     return {"accept": EXIT_ACCEPT, "reject": EXIT_REJECT, "undecided": POLICIES[gate.undecided]}[ruling.decision]

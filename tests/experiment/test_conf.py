@@ -17,7 +17,7 @@ from lightning_graceful.experiment.searchpath import conf_dir
 from tests.hydra_app import CONF, ROOT, run
 
 CONFIGS = sorted(CONF.rglob("*.yaml"))
-GROUPS = ["callbacks", "data", "experiment", "logger", "losses", "model", "old", "trainer"]
+GROUPS = ["callbacks", "data", "experiment", "gate", "logger", "losses", "model", "old", "trainer"]
 
 
 def options(group):
