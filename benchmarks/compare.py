@@ -94,7 +94,8 @@ def main() -> None:
         times, sizes = (ours[key] / theirs[key] for key in ("seconds", "gigabytes"))
         print(
             f"{rows:>10,} rows: {ours['seconds']:6.2f} s, {ours['gigabytes']:.2f} GB; pandas "
-            f"{theirs['seconds']:6.2f} s, {theirs['gigabytes']:.2f} GB; {times:.2f} of its time, {sizes:.2f} of its memory",
+            f"{theirs['seconds']:6.2f} s, {theirs['gigabytes']:.2f} GB; "
+            f"{times:.2f} of its time, {sizes:.2f} of its memory",
             flush=True,
         )
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
