@@ -78,6 +78,9 @@ def _run(command: str, overrides: list[str]) -> int:
     except SystemExit as stop:
         # Our jobs leave with 65 or 70; Lightning leaves with 1 on Ctrl-C.
         return EXIT_INTERRUPTED if isinstance(stop.__context__, KeyboardInterrupt) else int(stop.code or 0)
+    except BrokenPipeError:
+        # Whoever read has gone, as with `| head`.
+        sys.stdout = sys.stderr
     except Exception as error:
         if wants_traceback:
             traceback.print_exception(error)

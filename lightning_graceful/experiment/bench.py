@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_graceful.experiment.datamodules import UpdateDataModule
 from lightning_graceful.experiment.errors import reported
-from lightning_graceful.experiment.gate import question_of, verdict_code
+from lightning_graceful.experiment.gate import question_of
 from lightning_graceful.experiment.predictions import Answers, answers, pooled
 from lightning_graceful.experiment.results import Found, Way, leave
 from lightning_graceful.experiment.searchpath import conf_dir
@@ -59,7 +59,7 @@ class Bench:
                 f"Expected a way named {PLAIN!r} and at least one seed, got {self._ways} and {list(cfg.seeds)}."
             )
         self._cfg = cfg
-        self._question = question_of(cfg.gate)
+        question_of(cfg.gate)  # a rule that makes no sense is refused before anything is trained
         self._directory = directory
         self._console = console
         self._grid = [float(weight) for weight in cfg.select.grid or []]
@@ -90,7 +90,6 @@ class Bench:
             ways=[Way(name, said[name], self._seconds[name], self._detail(name)) for name in order],
             again=said[AGAIN],
             notes=self._notes(data),
-            question=self._question,
         )
 
     def _run_seed(self, seed: _Seed) -> None:
@@ -180,4 +179,4 @@ def main(cfg: DictConfig) -> None:
     console = Console(quiet=not is_rank_zero())
     found = Bench(cfg, directory, console).run()
     if is_rank_zero():
-        verdict_code(leave(found, directory, console), cfg.gate, console)
+        leave(found, directory, console, cfg.gate)

@@ -36,13 +36,12 @@ def question_of(gate: DictConfig) -> Question:
     return Question(rules=rules, must_keep=None if gate.must_keep is None else Path(gate.must_keep))
 
 
-def verdict_code(summary: Summary, gate: DictConfig, console: Console) -> int:
-    """Print the verdict on every candidate, and give the exit code of that on the first.
+def verdict_code(summary: Summary, gate: DictConfig) -> int:
+    """Give the exit code of the verdict on the first candidate.
 
     Args:
         summary: The comparison on test data.
         gate: ``conf/gate/default.yaml``, composed.
-        console: Where to print.
 
     Returns:
         0 accept or no rule, 1 reject, 3 undecided unless ``gate.undecided`` folds it.
@@ -50,8 +49,17 @@ def verdict_code(summary: Summary, gate: DictConfig, console: Console) -> int:
     ruling = summary.first.ruling
     if ruling is None:
         return EXIT_ACCEPT
-    for candidate in summary.candidates:
+    return {"accept": EXIT_ACCEPT, "reject": EXIT_REJECT, "undecided": POLICIES[gate.undecided]}[ruling.decision]
+
+
+def print_verdicts(summary: Summary, console: Console) -> None:
+    """Print the verdict on every candidate that has one.
+
+    Args:
+        summary: The comparison on test data.
+        console: Where to print.
+    """
+    for candidate in summary.candidates if summary.first.ruling else ():
         title, lines = card(candidate, summary)[0]
         for line in ("", title, *(f"  {line}" for line in lines)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return {"accept": EXIT_ACCEPT, "reject": EXIT_REJECT, "undecided": POLICIES[gate.undecided]}[ruling.decision]

@@ -1,17 +1,19 @@
 """What a job leaves behind: prediction files, the comparison as JSON and as a page, the verdict."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from omegaconf import DictConfig
 from rich.console import Console
 
 from lightning_graceful.data.datasets import ImageArrays
+from lightning_graceful.experiment.gate import print_verdicts, question_of, verdict_code
 from lightning_graceful.experiment.predictions import Answers, write_answers
 from lightning_graceful.experiment.table import print_table
 from lightning_graceful.functional.statistics import Interval
-from lightning_graceful.report.compare import Question, compare_files
+from lightning_graceful.report.compare import compare_files
 from lightning_graceful.report.plain import to_json
 from lightning_graceful.report.summary import Summary
 
@@ -46,7 +48,6 @@ class Found:
         ways: The ways to train its successor; the first is compared with.
         again: Answers of the first way under another seed, or None.
         notes: Remarks.
-        question: What is asked of the answers.
     """
 
     title: str
@@ -55,25 +56,25 @@ class Found:
     ways: Sequence[Way]
     again: Answers | None = None
     notes: Sequence[str] = ()
-    question: Question = field(default_factory=Question)
 
 
-def leave(found: Found, directory: Path, console: Console) -> Summary:
-    """Write everything, print the table, and say where things are.
+def leave(found: Found, directory: Path, console: Console, gate: DictConfig) -> int:
+    """Write everything, print table and verdict, and say where things are.
 
     Args:
         found: What was found.
         directory: The run's folder.
         console: Where to print.
+        gate: ``conf/gate/default.yaml``, composed: what a release must keep to.
 
     Returns:
-        The comparison.
+        The exit code of the verdict on the first way.
     """
     directory.mkdir(parents=True, exist_ok=True)
     names = found.data.classes
     old = write_answers(directory / "predictions_old.csv", found.old, names)
     files = {way.name: write_answers(directory / f"predictions_{way.name}.csv", way.said, names) for way in found.ways}
-    summary = compare_files(old, files, title=found.title, question=replace(found.question, listed=SHOWN))
+    summary = compare_files(old, files, title=found.title, question=replace(question_of(gate), listed=SHOWN))
     summary = replace(
         summary,
         candidates=tuple(
@@ -83,14 +84,16 @@ def leave(found: Found, directory: Path, console: Console) -> Summary:
         noise_floor=_noise_floor(found, directory, files),
         notes=(*summary.notes, *found.notes),
     )
-    (directory / "results.json").write_text(to_json(summary, 0))
+    code = verdict_code(summary, gate)
+    (directory / "results.json").write_text(to_json(summary, code))
     print_table(summary, console)
     page = _page(summary, found, directory)
     console.print(
         f"Page: {page}" if page else "Page: none; pip install 'lightning-graceful[report]' brings it.", soft_wrap=True
     )
     console.print(f"Runs: {directory.resolve()}", soft_wrap=True)
-    return summary
+    print_verdicts(summary, console)
+    return code
 
 
 def _noise_floor(found: Found, directory: Path, files: Mapping[str, Path]) -> Interval | None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from lightning_graceful.cli import EXIT_ACCEPT
 from lightning_graceful.experiment.dry_run import show_plan
 from lightning_graceful.experiment.errors import reported
-from lightning_graceful.experiment.gate import question_of, verdict_code
+from lightning_graceful.experiment.gate import question_of
 from lightning_graceful.experiment.predictions import answers
 from lightning_graceful.experiment.results import Found, Way, leave
 from lightning_graceful.experiment.searchpath import conf_dir
@@ -43,7 +43,7 @@ def train(cfg: DictConfig, directory: Path) -> Outcome:
         The outcome.
     """
     console = Console()
-    question = question_of(cfg.gate)
+    question_of(cfg.gate)  # a rule that makes no sense is refused before anything is trained
     prepare_process(cfg)
     data = build_data(cfg, cfg.seed)
     old = obtain_old(cfg, data, directory, cfg.seed)
@@ -60,9 +60,8 @@ def train(cfg: DictConfig, directory: Path) -> Outcome:
             data=data.base,
             old=answers(old.to("cpu"), loader, seed=cfg.seed),
             ways=[Way(name, answers(trained.module.cpu(), loader, seed=cfg.seed), trained.seconds)],
-            question=question,
         )
-        code = verdict_code(leave(found, directory, console), cfg.gate, console)
+        code = leave(found, directory, console, cfg.gate)
     return Outcome(trained.val.get("val/nfr", float("nan")), code)
 
 

@@ -89,7 +89,9 @@ def _verdict(candidate: Candidate) -> Section:
     if rest := len(candidate.ruling.checks) - len(decided):
         lines.append(f"{counted(rest, 'other rule')} with a better outcome.")
     if candidate.ruling.decision == "undecided" and not any(check.where == ALL_ROWS for check in decided):
-        lines.append("Only slices are undecided, for want of rows; a budget of 'all nfr=0.01' is about all rows alone.")
+        lines.append(
+            "Only slices are undecided, for want of rows; 'all' before a budget makes it about all rows alone."
+        )
     return Section(f"{VERDICTS[candidate.ruling.decision]} {candidate.name}: {counts}", tuple(lines))
 
 

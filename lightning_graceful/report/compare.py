@@ -16,6 +16,7 @@ from lightning_graceful.report.details import (
     flip_images,
     flip_pairs,
     refuse_strangers,
+    strange_answers,
     worst_flips,
 )
 from lightning_graceful.report.differences import error_difference, new_error_difference, nfr_difference
@@ -121,7 +122,7 @@ class _Comparison:
         if self._question.flips is not None:
             write_flips(self._database, joined, self._question.flips)
         return Summary(
-            title or f"{old.stem} replaced by {' or '.join(path.stem for path in new.values())}",
+            title or f"{old.name.split('.')[0] or old.name} replaced by {' or '.join(new)}",
             tuple(candidates),
             tuple(self._classes(held, joined.values())),
             first.slices,
@@ -154,6 +155,12 @@ class _Comparison:
         missing = [name for name in question.reading.slices if name not in joined.slices]
         if missing:
             raise PredictionError(f"Expected the slice {missing[0]!r} as a column of {old.path} or {path}, got none.")
+        for side in ("old", "new"):
+            if strange := strange_answers(self._database, joined, side):
+                self._notes.append(
+                    f"Answers of the {side} model that are no target: {named(strange[:NAMED], len(strange))}. If "
+                    "classes were renamed, say so with a label map (--label-map)."
+                )
         if joined.left_out:
             self._notes.append(
                 f"{counted(joined.left_out, 'row')} that the old model was trained on left out: no evidence."

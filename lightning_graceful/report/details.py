@@ -161,6 +161,24 @@ def refuse_strangers(database: Database, joined: Joined, side: str) -> None:
         )
 
 
+def strange_answers(database: Database, joined: Joined, side: str) -> list[str]:
+    """List the answers of one model that are the target of no row: of a class that was renamed, or is not tested.
+
+    Args:
+        database: Holds the rows.
+        joined: The rows.
+        side: "old" or "new".
+
+    Returns:
+        The classes, each with its number of answers, the most frequent first.
+    """
+    rows = database.all(
+        f"SELECT {side}_first, count(*) AS n FROM {joined.table} GROUP BY 1 "
+        f"HAVING {side}_first NOT IN (SELECT DISTINCT target FROM {joined.table}) ORDER BY n DESC, 1"
+    )
+    return [f"{name} ({count:,})" for name, count in rows]
+
+
 def class_order(name: str) -> tuple[int, float, str]:
     """Sort key of a class or a value: numbers by value before text by name.
 

@@ -66,7 +66,7 @@ class Group:
     @property
     def where(self) -> str:
         """Name of the group, such as ``country=IS``."""
-        return f"{self.column}={self.value}"
+        return f"{self.column}={self.value or '(empty)'}"
 
 
 @dataclass(frozen=True)

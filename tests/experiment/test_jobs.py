@@ -74,6 +74,7 @@ def test_gate_ends_with_the_verdict_on_test_data(trained, tmp_path):
     printed = graceful("train", *short, "gate.nfr=0", cwd=tmp_path, code=1)
     assert re.search(r"REJECT pct: \d+ cases? broke", printed)
     assert "the lower bound is above 0 %" in printed
+    assert json.loads((run_folder(tmp_path, "train") / "results.json").read_text())["exit_code"] == 1
     printed = graceful("train", *short, "gate.nfr=0.99", 'gate.budgets=["class nfr=0.99"]', cwd=tmp_path)
     assert "ACCEPT pct" in printed
     assert "Expected a budget" in graceful("train", 'gate.budgets=["speed=1"]', cwd=tmp_path, code=65)

@@ -30,11 +30,21 @@ def test_names_and_title(tmp_path):
     summary = compare_files(
         old, {"first": answers(tmp_path, "one", "babb"), "second": answers(tmp_path, "two", "aaba")}
     )
-    assert summary.title == "old replaced by one or two"
+    assert summary.title == "old replaced by first or second"
     assert [candidate.name for candidate in summary.candidates] == ["first", "second"]
     assert (summary.classes, summary.slice_columns, summary.threshold) == (("a", "b"), ("x",), None)
     assert (summary.noise_floor, summary.has_costs, summary.images, summary.notes) == (None, False, {}, ())
     assert compare_files(old, {"n": old}, title="Mine").title == "Mine"
+
+
+def test_answers_that_are_no_target_are_named(tmp_path):
+    """A class that one model calls by another name counts as broken: the card says so."""
+    old = answers(tmp_path, "old", "aabb", target=TARGET)
+    notes = compare_files(old, {"new": answers(tmp_path, "new", "AAbA")}).notes
+    assert notes == (
+        "Answers of the new model that are no target: A (3). If classes were renamed, say so with a label map "
+        "(--label-map).",
+    )
 
 
 def test_noise_floor_is_the_nfr_of_a_retrain(tmp_path):
@@ -102,7 +112,7 @@ def test_a_slice_by_its_name_or_its_mark(tmp_path):
     found = compare_files(old, {"new": old}, question=Question(Reading(("country",))))
     assert found.slice_columns == ("slice", "country", "age")
     places = [group.where for group in found.first.slices]
-    assert places == ["slice=x", "slice=y", "country=", "country=IS", "country=NO", "age=1", "age=10", "age=9"]
+    assert places == ["slice=x", "slice=y", "country=(empty)", "country=IS", "country=NO", "age=1", "age=10", "age=9"]
 
 
 def test_a_slice_may_be_named_as_a_column_of_ours(tmp_path):

@@ -90,7 +90,7 @@ def canvas(x: str, y: str, height: int) -> go.Figure:
         >>> canvas("error (%)", "NFR (%)", 300).layout.height
         300
     """
-    axis = {"automargin": True, "fixedrange": True, "zeroline": False, "gridcolor": "#dfe3e8"}
+    axis = {"automargin": True, "fixedrange": True, "zeroline": False, "gridcolor": "#dfe3e8", "layer": "below traces"}
     layout = go.Layout(
         template=go.layout.Template(), height=height, hovermode="closest", dragmode=False,
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",

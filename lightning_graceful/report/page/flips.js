@@ -94,7 +94,7 @@ function drawChosen() {
   const figure = heat[state.by], {classes, taking_part} = figure.layout.meta, left = taking_part - classes.length;
   at("left-out").textContent = left > 0 ? `The ${classes.length} classes with most; ${left.toLocaleString("en")} more take part.` : "";
   at("between").classList.toggle("split", classes.length <= 16);
-  at("heat").style.minWidth = classes.length > 7 ? `${classes.length * (classes.length > 16 ? 20 : 30) + 120}px` : "";
+  at("heat").style.minWidth = classes.length > 7 ? `${classes.length * (classes.length > 16 || innerWidth < 640 ? 20 : 30) + 120}px` : "";
   const shapes = state.pair ? [outline(classes.indexOf(state.pair[0]), classes.indexOf(state.pair[1]))] : [];
   draw("heat", {data: figure.data, layout: {...figure.layout, shapes}});
   at("heat").removeAllListeners("plotly_click");
