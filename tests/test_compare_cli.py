@@ -66,6 +66,10 @@ Worst flips
   id 11: a -> b
   id 12: a -> b
 
+Remarks
+  Answers of the old model that are no target: b (60). If classes were renamed, say so with a label map (--label-map).
+  Answers of the new model that are no target: b (30). If classes were renamed, say so with a label map (--label-map).
+
 Every flip as a list: --flips flips.csv; a page: --html page.html.
 """
 
