@@ -74,14 +74,16 @@ def _interval(database: Database, joined: Joined, cells: str) -> Interval:
     more, less, total = database.one(f"SELECT count_if(d > 0), count_if(d < 0), count(*) FROM ({cells})")
     if not total:
         return Interval(math.nan, math.nan, math.nan)
-    if joined.is_independent:
+    # Rows of one seed share a model, also where each sample was tested under one seed only, as in cross-validation.
+    over_seeds = joined.has_seeds and database.one(f"SELECT count(DISTINCT seed) FROM ({cells})")[0] > 1
+    if joined.is_independent and not over_seeds:
         return paired_difference_interval(more, less, total)
     if not more and not less:
         (clusters,) = database.one(f"SELECT count(DISTINCT cluster) FROM ({cells})")
         # No row differs, which no variance tells from certainty: the bounds are those of 0 in so many clusters.
         most = float(exact_interval(0, clusters)[1])
         return Interval(0.0, -most, most)
-    return _over_seeds(database, cells) if joined.has_seeds else _over_clusters(database, cells)
+    return _over_seeds(database, cells) if over_seeds else _over_clusters(database, cells)
 
 
 def _over_seeds(database: Database, cells: str) -> Interval:

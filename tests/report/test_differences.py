@@ -1,10 +1,16 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
-from lightning_graceful.functional.statistics import exact_interval, paired_difference_interval
+from lightning_graceful.functional.statistics import (
+    clustered_difference_interval,
+    exact_interval,
+    paired_difference_interval,
+)
 from lightning_graceful.report.compare import compare_files
+from lightning_graceful.report.files import write_predictions
 from tests.report.prediction_files import (
     broke,
     counted,
@@ -95,3 +101,14 @@ def test_candidates_without_a_common_seed_have_no_difference(tmp_path):
     old = write_csv(tmp_path / "old.csv", {"id": range(4), "target": ["a", "b"] * 2, "label": ["a"] * 4})
     summary = compare_files(old, {"a": answers("a.csv", (1, 2)), "b": answers("b.csv", (3, 4))})
     assert all(math.isnan(value) for value in summary.candidates[1].nfr_against_first)
+
+
+def test_folds_share_a_model_though_each_sample_is_tested_once(tmp_path):
+    """Cross-validation: one seed a fold; the difference is clustered by fold."""
+    right_answers, flips = np.zeros(300, int), np.r_[np.ones(30), np.zeros(270)].astype(int)
+    keys = {"id": np.arange(300), "seed": np.repeat([0, 1, 2], 100)}
+    save = partial(write_predictions, target=right_answers, **keys)
+    old, plain = (save(tmp_path / name, label=right_answers) for name in ("old.csv", "plain.csv"))
+    found = compare_files(old, {"plain": plain, "new": save(tmp_path / "new.csv", label=flips)}).candidates[1]
+    expected = clustered_difference_interval(flips.astype(float), keys["seed"], keys["id"])
+    assert found.nfr_against_first == pytest.approx(expected)
