@@ -8,6 +8,7 @@ from setuptools import find_namespace_packages, find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "lightning_graceful/__init__.py").read_text())[1]
 REPORT = ["plotly>=6", "jinja2>=3.1", "pillow>=10"]
+RETRIEVAL = ["faiss-cpu>=1.8"]
 WORKSPACE = ["wandb-workspaces>=0.4"]
 DEV = [
     "build",
@@ -16,6 +17,7 @@ DEV = [
     "mypy",
     "pytest>=8",
     "pytest-timeout",
+    "pytorch-metric-learning",
     "ruff",
     "scipy-stubs",
     "selenium>=4",
@@ -58,6 +60,11 @@ setup(
         "rich>=13",
         "scikit-learn>=1.3",
     ],
-    extras_require={"report": REPORT, "workspace": WORKSPACE, "dev": [*REPORT, *WORKSPACE, *DEV]},
+    extras_require={
+        "report": REPORT,
+        "retrieval": RETRIEVAL,
+        "workspace": WORKSPACE,
+        "dev": [*REPORT, *RETRIEVAL, *WORKSPACE, *DEV],
+    },
     entry_points={"console_scripts": ["graceful=lightning_graceful.cli:main"]},
 )

@@ -16,6 +16,7 @@ _HOME = {
     "BudgetStopping": "callbacks.stopping",
     "CacheError": "data.rows",
     "ChurnRate": "metrics.flips",
+    "CrossModelRetrieval": "metrics.retrieval",
     "FlipDashboard": "callbacks.dashboard",
     "FlipHistory": "callbacks.history",
     "FlipMonitor": "callbacks.flips",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from lightning_graceful.metrics.flips import PositiveFlipImpact as PositiveFlipImpact
     from lightning_graceful.metrics.flips import PositiveFlipRate as PositiveFlipRate
     from lightning_graceful.metrics.flips import RelativeNegativeFlipRate as RelativeNegativeFlipRate
+    from lightning_graceful.metrics.retrieval import CrossModelRetrieval as CrossModelRetrieval
     from lightning_graceful.mixin import GracefulMixin as GracefulMixin
     from lightning_graceful.mixin import make_graceful as make_graceful
     from lightning_graceful.models.old_model import OldModel as OldModel

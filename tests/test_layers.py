@@ -31,7 +31,7 @@ HOMES = {
     "duckdb": {"report.database"},
     "sklearn": {"data.datasets", "experiment.datamodules"},
 }
-NEVER_AT_IMPORT = {"wandb", "torchvision", "timm"}
+NEVER_AT_IMPORT = {"faiss", "wandb", "torchvision", "timm"}
 WITHOUT_TORCH = ["functional.statistics", "report", "cli", "compare_cli"]
 NAMELESS = {"utils.py", "helpers.py", "common.py", "misc.py"}
 # Private names of other people's classes -> the one module that may touch them.

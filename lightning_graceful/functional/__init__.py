@@ -7,9 +7,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "BackfillCurve": "retrieval",
+    "CompatibilityMatrix": "retrieval",
+    "Identification": "retrieval",
     "Interval": "statistics",
     "MarginTest": "statistics",
+    "Neighbours": "retrieval",
+    "PairwiseCompatibility": "retrieval",
     "RatioSums": "statistics",
+    "RetrievalFlips": "retrieval",
+    "Verification": "retrieval",
+    "average_compatibility": "compatibility",
+    "average_queries": "retrieval",
+    "backfill_curve": "retrieval",
     "backward_error_compatibility": "flips",
     "backward_trust_compatibility": "flips",
     "benjamini_hochberg": "statistics",
@@ -17,6 +27,7 @@ _HOME = {
     "churn_rate": "flips",
     "cluster_bootstrap": "statistics",
     "clustered_difference_interval": "statistics",
+    "compatibility_matrix": "retrieval",
     "effective_counts": "statistics",
     "effective_size": "statistics",
     "equivalence": "statistics",
@@ -26,14 +37,18 @@ _HOME = {
     "flip_table": "flips",
     "focal_distillation_loss": "distillation",
     "holm": "statistics",
+    "identification_rates": "retrieval",
+    "is_backward_compatible": "compatibility",
     "mcnemar_exact": "statistics",
     "minimum_detectable_nfr": "statistics",
     "negative_flip_impact": "flips",
     "negative_flip_rate": "flips",
+    "neighbour_stability": "retrieval",
     "new_error_loss": "distillation",
     "nfr_difference_interval": "statistics",
     "non_inferiority": "statistics",
     "paired_difference_interval": "statistics",
+    "pairwise_compatibility": "retrieval",
     "poisson_bootstrap": "statistics",
     "positive_flip_impact": "flips",
     "positive_flip_rate": "flips",
@@ -41,12 +56,23 @@ _HOME = {
     "ratio_sums": "statistics",
     "ratio_variance": "statistics",
     "relative_negative_flip_rate": "flips",
+    "retrieval_flips": "retrieval",
+    "retrieval_metrics": "retrieval",
+    "retrieval_per_query": "retrieval",
     "rows_needed": "statistics",
+    "search_gallery": "retrieval",
+    "self_accuracy_tax": "compatibility",
+    "update_gain": "compatibility",
+    "verification_rates": "retrieval",
     "wilson_interval": "statistics",
 }
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from lightning_graceful.functional.compatibility import average_compatibility as average_compatibility
+    from lightning_graceful.functional.compatibility import is_backward_compatible as is_backward_compatible
+    from lightning_graceful.functional.compatibility import self_accuracy_tax as self_accuracy_tax
+    from lightning_graceful.functional.compatibility import update_gain as update_gain
     from lightning_graceful.functional.distillation import focal_distillation_loss as focal_distillation_loss
     from lightning_graceful.functional.distillation import new_error_loss as new_error_loss
     from lightning_graceful.functional.flips import backward_error_compatibility as backward_error_compatibility
@@ -60,6 +86,24 @@ if TYPE_CHECKING:
     from lightning_graceful.functional.flips import positive_flip_rate as positive_flip_rate
     from lightning_graceful.functional.flips import rates_from_counts as rates_from_counts
     from lightning_graceful.functional.flips import relative_negative_flip_rate as relative_negative_flip_rate
+    from lightning_graceful.functional.retrieval import BackfillCurve as BackfillCurve
+    from lightning_graceful.functional.retrieval import CompatibilityMatrix as CompatibilityMatrix
+    from lightning_graceful.functional.retrieval import Identification as Identification
+    from lightning_graceful.functional.retrieval import Neighbours as Neighbours
+    from lightning_graceful.functional.retrieval import PairwiseCompatibility as PairwiseCompatibility
+    from lightning_graceful.functional.retrieval import RetrievalFlips as RetrievalFlips
+    from lightning_graceful.functional.retrieval import Verification as Verification
+    from lightning_graceful.functional.retrieval import average_queries as average_queries
+    from lightning_graceful.functional.retrieval import backfill_curve as backfill_curve
+    from lightning_graceful.functional.retrieval import compatibility_matrix as compatibility_matrix
+    from lightning_graceful.functional.retrieval import identification_rates as identification_rates
+    from lightning_graceful.functional.retrieval import neighbour_stability as neighbour_stability
+    from lightning_graceful.functional.retrieval import pairwise_compatibility as pairwise_compatibility
+    from lightning_graceful.functional.retrieval import retrieval_flips as retrieval_flips
+    from lightning_graceful.functional.retrieval import retrieval_metrics as retrieval_metrics
+    from lightning_graceful.functional.retrieval import retrieval_per_query as retrieval_per_query
+    from lightning_graceful.functional.retrieval import search_gallery as search_gallery
+    from lightning_graceful.functional.retrieval import verification_rates as verification_rates
     from lightning_graceful.functional.statistics import Interval as Interval
     from lightning_graceful.functional.statistics import MarginTest as MarginTest
     from lightning_graceful.functional.statistics import RatioSums as RatioSums
