@@ -25,6 +25,8 @@ EXIT_USAGE = 2
 EXIT_BAD_DATA = 65
 EXIT_CRASH = 70
 EXIT_INTERRUPTED = 130  # as shells say of Ctrl-C
+# What undecided may be made to leave with.
+POLICIES = {"report": EXIT_UNDECIDED, "pass": EXIT_ACCEPT, "fail": EXIT_REJECT}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +58,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _run(os.environ[COMMAND_VARIABLE], given)
 
 
+def verdict_code(decision: str | None, undecided: str = "report") -> int:
+    """Give the exit code of a verdict.
+
+    Args:
+        decision: "accept", "reject" or "undecided"; None where no rule was given.
+        undecided: Which of ``POLICIES`` to follow.
+
+    Returns:
+        0 accept or no rule, 1 reject, 3 undecided unless the policy folds it into 0 or 1.
+
+    Example:
+        >>> verdict_code("reject"), verdict_code("undecided"), verdict_code("undecided", "fail"), verdict_code(None)
+        (1, 3, 1, 0)
+    """
+    codes = {None: EXIT_ACCEPT, "accept": EXIT_ACCEPT, "reject": EXIT_REJECT, "undecided": POLICIES[undecided]}
+    return codes[decision]
+
+
 def _run_plain(command: str, *arguments: str) -> int:
     # Python would leave with 1, which elsewhere means "reject", if an import failed.
     try:
@@ -79,8 +99,7 @@ def _run(command: str, overrides: list[str]) -> int:
         # Our jobs leave with 65 or 70; Lightning leaves with 1 on Ctrl-C.
         return EXIT_INTERRUPTED if isinstance(stop.__context__, KeyboardInterrupt) else int(stop.code or 0)
     except BrokenPipeError:
-        # Whoever read has gone, as with `| head`.
-        sys.stdout = sys.stderr
+        return 0  # whoever read has gone, as with `| head`.
     except Exception as error:
         if wants_traceback:
             traceback.print_exception(error)

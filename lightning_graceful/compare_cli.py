@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning_graceful.cli import (
-    EXIT_ACCEPT,
     EXIT_BAD_DATA,
     EXIT_CRASH,
     EXIT_INTERRUPTED,
-    EXIT_REJECT,
-    EXIT_UNDECIDED,
     EXIT_USAGE,
+    POLICIES,
+    verdict_code,
 )
 from lightning_graceful.report.database import PredictionError
 
@@ -39,7 +38,6 @@ files: one row a sample; columns id, target (in either file), and label or score
 exit codes: 0 accept, or no rule was given; 1 reject; 3 undecided (--undecided folds it into 0 or 1);
   2 wrong usage, 65 bad data, 70 a crash, 130 interrupted: none of these is a verdict.
 """
-POLICIES = {"report": EXIT_UNDECIDED, "pass": EXIT_ACCEPT, "fail": EXIT_REJECT}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -191,8 +189,7 @@ def _run(options: argparse.Namespace) -> int:
     summary = compare_files(options.old, new, title=options.title, question=_question(options))
     summary = dataclasses.replace(summary, history=history)
     ruling = summary.first.ruling
-    codes = {"accept": EXIT_ACCEPT, "reject": EXIT_REJECT, "undecided": POLICIES[options.undecided]}
-    code = codes[ruling.decision] if ruling else EXIT_ACCEPT
+    code = verdict_code(ruling.decision if ruling else None, options.undecided)
     _write_all(options, summary, code)
     return code
 

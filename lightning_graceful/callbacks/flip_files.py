@@ -1,7 +1,6 @@
 """What a run leaves on disk of its flips: two prediction files, a list of the flips, and the page."""
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from lightning_graceful.callbacks.pictures import Picture, clean
 from lightning_graceful.callbacks.priority import Rows, priority
 from lightning_graceful.callbacks.slices import safe
 from lightning_graceful.report.compare import compare_files
+from lightning_graceful.report.drafts import draft_of
 from lightning_graceful.report.files import write_predictions
 from lightning_graceful.report.history import Churn
 from lightning_graceful.report.summary import Summary
@@ -173,18 +173,13 @@ def write_files(
 
 def _write_flips(table: Table, path: Path) -> Path:
     names = [name for name in table.columns if not name.endswith("_score")]
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.writer(file)
-            writer.writerow([*names, *(["text"] if table.texts else [])])
-            for row in table.order[: table.counts["broke"] + table.counts["fixed"]]:
-                cells = [table.columns[name][row] for name in names]
-                cells += [table.texts.get(int(row), "")] if table.texts else []
-                writer.writerow([_harmless(cell) for cell in cells])
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow([*names, *(["text"] if table.texts else [])])
+        for row in table.order[: table.counts["broke"] + table.counts["fixed"]]:
+            cells = [table.columns[name][row] for name in names]
+            cells += [table.texts.get(int(row), "")] if table.texts else []
+            writer.writerow([_harmless(cell) for cell in cells])
     return path
 
 

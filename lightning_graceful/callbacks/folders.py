@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lightning_graceful.report.drafts import draft_of
+
 
 def run_folder(trainer: Any, dirpath: str | None, name: str) -> Path:
     """Choose a folder, the same on all ranks.
@@ -30,18 +32,13 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all: a crash on the way leaves an earlier file as it was.
 
     Args:
-        path: The file.
+        path: The file; its folder is made.
         value: Plain values, no NaN among them.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(path) as draft, draft.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def local_path(dirpath: str | Path | None) -> str | None:

@@ -5,14 +5,12 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lightning_graceful.cli import EXIT_ACCEPT, EXIT_REJECT, EXIT_UNDECIDED
+from lightning_graceful.cli import POLICIES
 from lightning_graceful.report.budgets import Budget, Measure, parse_budget
 from lightning_graceful.report.card import card
 from lightning_graceful.report.compare import Question
 from lightning_graceful.report.summary import Summary
 from lightning_graceful.report.verdict import Rules
-
-POLICIES = {"report": EXIT_UNDECIDED, "pass": EXIT_ACCEPT, "fail": EXIT_REJECT}
 
 
 def question_of(gate: DictConfig) -> Question:
@@ -34,22 +32,6 @@ def question_of(gate: DictConfig) -> Question:
     margins = [None if gate[name] is None else float(gate[name]) for name in ("non_inferior", "equivalence")]
     rules = Rules([*limits, *(parse_budget(str(text)) for text in gate.budgets)], *margins)
     return Question(rules=rules, must_keep=None if gate.must_keep is None else Path(gate.must_keep))
-
-
-def verdict_code(summary: Summary, gate: DictConfig) -> int:
-    """Give the exit code of the verdict on the first candidate.
-
-    Args:
-        summary: The comparison on test data.
-        gate: ``conf/gate/default.yaml``, composed.
-
-    Returns:
-        0 accept or no rule, 1 reject, 3 undecided unless ``gate.undecided`` folds it.
-    """
-    ruling = summary.first.ruling
-    if ruling is None:
-        return EXIT_ACCEPT
-    return {"accept": EXIT_ACCEPT, "reject": EXIT_REJECT, "undecided": POLICIES[gate.undecided]}[ruling.decision]
 
 
 def print_verdicts(summary: Summary, console: Console) -> None:

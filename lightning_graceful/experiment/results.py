@@ -8,16 +8,15 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lightning_graceful.cli import verdict_code
 from lightning_graceful.data.datasets import ImageArrays
-from lightning_graceful.experiment.gate import print_verdicts, question_of, verdict_code
+from lightning_graceful.experiment.gate import print_verdicts, question_of
 from lightning_graceful.experiment.predictions import Answers, write_answers
 from lightning_graceful.experiment.table import print_table
 from lightning_graceful.functional.statistics import Interval
 from lightning_graceful.report.compare import compare_files
 from lightning_graceful.report.plain import to_json
 from lightning_graceful.report.summary import Summary
-
-SHOWN = 1000  # flips of a way, the worst, that the page shows
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def leave(found: Found, directory: Path, console: Console, gate: DictConfig) -> 
     names = found.data.classes
     old = write_answers(directory / "predictions_old.csv", found.old, names)
     files = {way.name: write_answers(directory / f"predictions_{way.name}.csv", way.said, names) for way in found.ways}
-    summary = compare_files(old, files, title=found.title, question=replace(question_of(gate), listed=SHOWN))
+    summary = compare_files(old, files, title=found.title, question=question_of(gate))
     summary = replace(
         summary,
         candidates=tuple(
@@ -84,7 +83,8 @@ def leave(found: Found, directory: Path, console: Console, gate: DictConfig) -> 
         noise_floor=_noise_floor(found, directory, files),
         notes=(*summary.notes, *found.notes),
     )
-    code = verdict_code(summary, gate)
+    ruling = summary.first.ruling
+    code = verdict_code(ruling.decision if ruling else None, gate.undecided)
     (directory / "results.json").write_text(to_json(summary, code))
     print_table(summary, console)
     page = _page(summary, found, directory)

@@ -96,7 +96,7 @@ def _verdict(candidate: Candidate) -> Section:
 
 
 def _floor(floor: Interval, nfr: Interval) -> str:
-    words = f"Noise floor: a retrain of the same recipe has an NFR of {measured(floor)}"
+    words = f"Noise floor: one recipe trained twice has an NFR of {measured(floor)}"
     if nfr.low > floor.high:
         return f"{words}, less than the candidate."
     return f"{words}, more than the candidate." if nfr.high < floor.low else f"{words}, not distinguishable."

@@ -17,13 +17,12 @@ from lightning_graceful.functional.statistics import (
 )
 from lightning_graceful.report.csv_files import read_rows
 from lightning_graceful.report.database import Database, PredictionError
-from lightning_graceful.report.joining import COSTS, Joined
+from lightning_graceful.report.joining import BROKE, COSTS, Joined
 
 MOST_PATTERNS = 20_000  # beyond, the mean of so many is normal and the bootstrap would only take time
 NORMAL = 1.959963984540054
 
 PATTERNS = "cost_patterns"
-FLIP = "old_right AND NOT new_right"
 
 
 def read_costs(database: Database, path: Path) -> None:
@@ -76,7 +75,7 @@ def mean_costs(database: Database, joined: Joined, by: str) -> dict[str, Interva
     sums = ", ".join(f"sum(n * {part})" for part in ("1", "num", "den", "num * num", "num * den", "den * den"))
     summed = f"SELECT value, count(*), {sums} FROM {PATTERNS} GROUP BY value"
     costs = {str(value): _normal(*parts) for value, _, *parts in database.all(summed)}
-    typical = f"SELECT {by} AS value, count_if({FLIP}), count(*), max(cost) FROM {joined.table} GROUP BY 1"
+    typical = f"SELECT {by} AS value, count_if({BROKE}), count(*), max(cost) FROM {joined.table} GROUP BY 1"
     typicals = {str(value): rest for value, *rest in database.all(typical)}
     few = f"SELECT value FROM {PATTERNS} GROUP BY value HAVING count(*) <= {MOST_PATTERNS}"
     found = database.arrays(f"SELECT * FROM {PATTERNS} WHERE value IN ({few}) ORDER BY value")
@@ -91,7 +90,7 @@ def mean_costs(database: Database, joined: Joined, by: str) -> dict[str, Interva
 
 def _patterns(joined: Joined, by: str) -> str:
     # Rows, or clusters, of the same cost and weight.
-    num = f"weight * cost * CAST({FLIP} AS INT)"
+    num = f"weight * cost * CAST({BROKE} AS INT)"
     rows = f"SELECT {by} AS value, {num} AS num, weight AS den FROM {joined.table}"
     if joined.is_clustered:
         rows = f"SELECT {by} AS value, sum({num}) AS num, sum(weight) AS den FROM {joined.table} GROUP BY {by}, cluster"

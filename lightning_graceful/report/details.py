@@ -3,13 +3,12 @@
 import math
 
 from lightning_graceful.report.database import NAMED, Database, PredictionError, column, named
-from lightning_graceful.report.joining import Joined
+from lightning_graceful.report.joining import BROKE, Joined
 from lightning_graceful.report.reading import SLICE
 from lightning_graceful.report.summary import Bin, Calibration, FlipRow, Pair
 
 BINS = 15  # of reliability, as in Guo et al., ICML 2017
 TENTHS = 10
-BROKE = "old_right AND NOT new_right"
 NO_ANSWER = "(no answer)"
 LEAST = 1e-12  # probability that a log-likelihood takes a true class of probability 0 for
 COSTLIEST = "weight * cost DESC, new_confidence DESC NULLS LAST, id, seed"

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lightning_graceful.report.database import Database, column, quoted
-from lightning_graceful.report.details import BROKE, COSTLIEST, NO_ANSWER
+from lightning_graceful.report.details import COSTLIEST, NO_ANSWER
 from lightning_graceful.report.drafts import draft_of
-from lightning_graceful.report.joining import Joined
+from lightning_graceful.report.joining import BROKE, Joined
 from lightning_graceful.report.reading import SLICE
 
 # A spreadsheet runs a cell that starts with one of these signs, unless it is a number.

@@ -29,6 +29,7 @@ RIGHT = {
     "old_first_right": "old_first = target",
     "new_first_right": "new_first = target",
 }
+BROKE = "old_right AND NOT new_right"  # a negative flip
 
 
 class Joined(NamedTuple):

@@ -132,7 +132,6 @@ class FlipRow:
         seed: Seed of the run, or None where there is only one.
         slices: Values of the slice columns, in the order of ``Summary.slice_columns``.
         text: What the sample says, or None.
-        seen_by_old: Whether the old model was trained on it, or None where not known.
     """
 
     id: str
@@ -144,7 +143,6 @@ class FlipRow:
     seed: int | None = None
     slices: tuple[str, ...] = ()
     text: str | None = None
-    seen_by_old: bool | None = None
 
 
 @dataclass(frozen=True)

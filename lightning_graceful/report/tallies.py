@@ -106,7 +106,7 @@ def _counted(joined: Joined, by: str, flags: dict[str, str], cells: dict[str, st
 
 def _clustered(joined: Joined, by: str, flags: dict[str, str], cells: dict[str, str]) -> str:
     counts = ", ".join(f"count_if({words}) AS {name}" for name, words in cells.items())
-    hits = ", ".join(f"coalesce(sum(weight) FILTER ({words}), 0) AS {name}" for name, words in _renamed(flags).items())
+    hits = ", ".join(f"coalesce(sum(weight) FILTER ({words}), 0) AS r_{name}" for name, words in flags.items())
     inner = (
         f"SELECT {by} AS value, count(*) AS n, count(DISTINCT id) AS samples, sum(weight) AS d, {counts}, {hits} "
         f"FROM {joined.table} GROUP BY {by}, cluster"
@@ -120,10 +120,6 @@ def _clustered(joined: Joined, by: str, flags: dict[str, str], cells: dict[str, 
         f"SELECT value, count(*) AS clusters, sum(d) AS whole, sum(d * d) AS whole_squares, {totals}, {sums} "
         f"FROM ({inner}) GROUP BY value"
     )
-
-
-def _renamed(flags: dict[str, str]) -> dict[str, str]:
-    return {f"r_{name}": words for name, words in flags.items()}
 
 
 class _Rate(NamedTuple):

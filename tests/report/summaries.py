@@ -198,7 +198,6 @@ def flip_rows(generator, count, *, text=True):
                 generator.betavariate(5, 2), generator.choice((1.0, 1.0, 1.0, 5.0, 20.0)),
                 slices=(generator.choice(("DE", "FR", "IS", "NO")), generator.choice(("day", "night"))),
                 text=f"camera {generator.randrange(9)}, {generator.choice(('clear', 'fog', 'rain'))}" if text else None,
-                seen_by_old=generator.random() < 0.5,
             )
         )  # fmt: skip
     return tuple(sorted(rows, key=lambda row: (-row.cost, -row.new_confidence)))

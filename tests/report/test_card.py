@@ -55,7 +55,7 @@ def test_noise_floor_beside_the_candidate(broke, words, tmp_path):
     again = write_csv(tmp_path / "again.csv", {"id": range(1000), "label": "b" * 30 + "a" * 970})
     found = summary(tmp_path, broke=broke, retrain=again)
     line = next(line for line in card_lines(found.first, found) if line.startswith("Noise floor"))
-    assert line.startswith("Noise floor: a retrain of the same recipe has an NFR of 3.00 % [2.03, 4.26], ")
+    assert line.startswith("Noise floor: one recipe trained twice has an NFR of 3.00 % [2.03, 4.26], ")
     assert line.endswith("more than the candidate." if not broke else words)
 
 

@@ -26,12 +26,12 @@ def test_quadrants_are_counts():
 
 
 def test_rates_are_shown_with_their_intervals():
-    old, plain, pct, retrain = figures.rate_figure(digits()).data
-    assert [trace.name for trace in (old, plain, pct, retrain)] == [
+    old, plain, pct, twice = figures.rate_figure(digits()).data
+    assert [trace.name for trace in (old, plain, pct, twice)] == [
         "old model",
         "plain",
         "pct",
-        "retrain of the old recipe",
+        "one recipe trained twice",
     ]
     assert list(old.x) == pytest.approx([30])
     # Error of the new model, NFR, PFR; plain above pct, in rows 1 to 3.
@@ -40,7 +40,7 @@ def test_rates_are_shown_with_their_intervals():
     assert plain.y[0] < pct.y[0]
     # Wilson by hand for 3 of 10.
     assert bounds(plain)[1] == pytest.approx((10.78, 60.32), abs=0.01)
-    assert (list(retrain.x), bounds(retrain)) == (pytest.approx([5]), [pytest.approx((2, 10))])
+    assert (list(twice.x), bounds(twice)) == (pytest.approx([5]), [pytest.approx((2, 10))])
 
 
 def test_first_answers_are_hollow_beside_those_at_the_threshold():

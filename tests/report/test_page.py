@@ -177,9 +177,9 @@ def test_columns_of_flips_are_those_there_is_something_in():
     assert keys == ["target", "new", "new_confidence", "old_confidence", "cost", "id", "slice:country"]
     keys = [column["key"] for column in data_of(render_page(many()))["columns"]]
     assert keys == ["target", "new", "id", "slice:site"]
-    flips = tuple(replace(flip, seed=2**60, text="a", seen_by_old=True) for flip in digits().first.flips)
+    flips = tuple(replace(flip, seed=2**60, text="a") for flip in digits().first.flips)
     data = data_of(render_page(replace(digits(), candidates=(replace(digits().first, flips=flips),))))
-    assert {"text", "seed", "seen_by_old"} <= {column["key"] for column in data["columns"]}
+    assert {"text", "seed"} <= {column["key"] for column in data["columns"]}
     assert str(2**60) in data["candidates"][0]["rows"][0]
 
 

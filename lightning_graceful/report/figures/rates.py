@@ -41,7 +41,7 @@ def quadrant_figure(summary: Summary) -> go.Figure:
 
 
 def rate_figure(summary: Summary) -> go.Figure:
-    """Errors of the old and the new model, NFR and PFR, with intervals at 95 %; hollow: first answers, and a retrain.
+    """Errors of the old and the new model, NFR and PFR, with intervals at 95 %; hollow: first answers, noise floor.
 
     Args:
         summary: The comparison.
@@ -63,7 +63,7 @@ def rate_figure(summary: Summary) -> go.Figure:
     for (style, tally), shift in zip(marks, shifts(len(marks)), strict=True):
         _add(figure, [1, 2, 3], [tally.error_new, tally.nfr, tally.pfr], shift, style)
     if summary.noise_floor is not None:
-        _add(figure, [2], [summary.noise_floor], 0.38, _grey("retrain of the old recipe", "star-diamond-open"))
+        _add(figure, [2], [summary.noise_floor], 0.38, _grey("one recipe trained twice", "star-diamond-open"))
     name_axis(figure.layout.yaxis, ROWS, reverse=True, longest=20)
     return figure.update_xaxes(rangemode="tozero", ticksuffix=" %")
 

@@ -64,7 +64,6 @@ def _columns(summary: Summary) -> list[Column]:
         Column("id", "Id", "text"),
         Column("seed", "Seed", "text") if any(flip.seed is not None for flip in flips) else None,
         *(Column(f"slice:{name}", name, "text") for name in summary.slice_columns),
-        Column("seen_by_old", "Seen by old", "text") if any(flip.seen_by_old is not None for flip in flips) else None,
     ]
     return [column for column in columns if column is not None]
 
@@ -109,8 +108,6 @@ def _value(flip: FlipRow, key: str, summary: Summary) -> str | float | None:
         place = summary.slice_columns.index(key.removeprefix("slice:"))
         return flip.slices[place] if place < len(flip.slices) else ""
     value = getattr(flip, key)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     # Ids and seeds travel as text: int64 does not fit into a number of JavaScript.

@@ -114,7 +114,7 @@ def _first_answers(summary: Summary) -> Iterable[Line]:
 def _others(summary: Summary) -> Iterable[Line]:
     blank = [Cell("") for _ in summary.candidates[1:]]
     if summary.noise_floor is not None:
-        yield Line("Noise floor", "NFR of a retrain of the old recipe", [_rate(summary.noise_floor), *blank])
+        yield Line("Noise floor", "NFR of one recipe trained twice", [_rate(summary.noise_floor), *blank])
     if any(candidate.wall_seconds is not None for candidate in summary.candidates):
         yield Line("Training time", "", [Cell(duration(candidate.wall_seconds)) for candidate in summary.candidates])
 
