@@ -16,13 +16,26 @@ _HOME = {
     "BudgetStopping": "callbacks.stopping",
     "CacheError": "data.rows",
     "ChurnRate": "metrics.flips",
+    "ClusterBCubed": "metrics.clusters",
+    "CompatibilityMonitor": "callbacks.compatibility",
+    "ContrastiveCompatibilityLoss": "losses.compatibility",
+    "CosineClassifier": "losses.classifiers",
+    "CredibleMixedGalleryLoss": "losses.mixed_gallery",
     "CrossModelRetrieval": "metrics.retrieval",
+    "FeatureAlignmentLoss": "losses.compatibility",
     "FlipDashboard": "callbacks.dashboard",
     "FlipHistory": "callbacks.history",
     "FlipMonitor": "callbacks.flips",
     "FlipRates": "metrics.flips",
     "FocalDistillationLoss": "losses.distillation",
+    "GalleryDistillationLoss": "losses.gallery",
+    "GalleryIndex": "gallery.index",
+    "GallerySearchLoss": "losses.gallery",
+    "GalleryTransformation": "adapters.transformation",
     "GracefulMixin": "mixin",
+    "ImageFolder": "data.image_folder",
+    "InfluenceLoss": "losses.influence",
+    "MixedGalleryLoss": "losses.mixed_gallery",
     "NegativeFlipImpact": "metrics.flips",
     "NegativeFlipRate": "metrics.flips",
     "NewErrorLoss": "losses.distillation",
@@ -33,14 +46,21 @@ _HOME = {
     "ParetoCheckpoint": "callbacks.checkpoint",
     "PositiveFlipImpact": "metrics.flips",
     "PositiveFlipRate": "metrics.flips",
+    "QueryHead": "losses.query_head",
     "RelativeNegativeFlipRate": "metrics.flips",
+    "SoftInfluenceLoss": "losses.influence",
+    "SpaceAlignment": "adapters.alignment",
+    "UnlabelledViews": "data.views",
     "make_graceful": "mixin",
     "register": "experiment.searchpath",
 }
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from lightning_graceful.adapters.alignment import SpaceAlignment as SpaceAlignment
+    from lightning_graceful.adapters.transformation import GalleryTransformation as GalleryTransformation
     from lightning_graceful.callbacks.checkpoint import ParetoCheckpoint as ParetoCheckpoint
+    from lightning_graceful.callbacks.compatibility import CompatibilityMonitor as CompatibilityMonitor
     from lightning_graceful.callbacks.dashboard import FlipDashboard as FlipDashboard
     from lightning_graceful.callbacks.flips import FlipMonitor as FlipMonitor
     from lightning_graceful.callbacks.history import FlipHistory as FlipHistory
@@ -48,11 +68,25 @@ if TYPE_CHECKING:
     from lightning_graceful.callbacks.stopping import BudgetStopping as BudgetStopping
     from lightning_graceful.data.batch import Batch as Batch
     from lightning_graceful.data.batch import Outputs as Outputs
+    from lightning_graceful.data.image_folder import ImageFolder as ImageFolder
     from lightning_graceful.data.rows import CacheError as CacheError
     from lightning_graceful.data.store import OutputStore as OutputStore
+    from lightning_graceful.data.views import UnlabelledViews as UnlabelledViews
     from lightning_graceful.experiment.searchpath import register as register
+    from lightning_graceful.gallery.index import GalleryIndex as GalleryIndex
+    from lightning_graceful.losses.classifiers import CosineClassifier as CosineClassifier
+    from lightning_graceful.losses.compatibility import ContrastiveCompatibilityLoss as ContrastiveCompatibilityLoss
+    from lightning_graceful.losses.compatibility import FeatureAlignmentLoss as FeatureAlignmentLoss
     from lightning_graceful.losses.distillation import FocalDistillationLoss as FocalDistillationLoss
     from lightning_graceful.losses.distillation import NewErrorLoss as NewErrorLoss
+    from lightning_graceful.losses.gallery import GalleryDistillationLoss as GalleryDistillationLoss
+    from lightning_graceful.losses.gallery import GallerySearchLoss as GallerySearchLoss
+    from lightning_graceful.losses.influence import InfluenceLoss as InfluenceLoss
+    from lightning_graceful.losses.influence import SoftInfluenceLoss as SoftInfluenceLoss
+    from lightning_graceful.losses.mixed_gallery import CredibleMixedGalleryLoss as CredibleMixedGalleryLoss
+    from lightning_graceful.losses.mixed_gallery import MixedGalleryLoss as MixedGalleryLoss
+    from lightning_graceful.losses.query_head import QueryHead as QueryHead
+    from lightning_graceful.metrics.clusters import ClusterBCubed as ClusterBCubed
     from lightning_graceful.metrics.flips import BackwardErrorCompatibility as BackwardErrorCompatibility
     from lightning_graceful.metrics.flips import BackwardTrustCompatibility as BackwardTrustCompatibility
     from lightning_graceful.metrics.flips import ChurnRate as ChurnRate

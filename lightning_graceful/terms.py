@@ -1,12 +1,12 @@
 """The losses that a GracefulMixin adds: what each asks for, what serves it, and their state."""
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_graceful.losses.arguments import term_arguments
 from lightning_graceful.models.capture import OutputCapture
 from lightning_graceful.models.hparams import drop_from_checkpoint
 from lightning_graceful.models.lit import first_optimizer
@@ -15,7 +15,6 @@ from lightning_graceful.models.step import Step
 
 Term = Callable[..., Tensor]
 Weight = float | Callable[[int], float]
-ARGUMENTS = ("new_logits", "old_logits", "new_embedding", "old_embedding", "target", "index")
 TASK = "task"
 CHECKPOINT_KEY = "lightning_graceful"
 
@@ -41,7 +40,7 @@ class Terms:
         if TASK in terms:
             raise ValueError(f"Expected names other than {TASK!r} for the terms: it is the module's own loss.")
         self.terms = dict(terms)
-        self.asks = {name: _arguments(name, term) for name, term in self.terms.items()}
+        self.asks = {name: term_arguments(name, term) for name, term in self.terms.items()}
         self.needs = frozenset(argument for asked in self.asks.values() for argument in asked)
         self.step: Step | None = None
         self.capture: OutputCapture | None = None
@@ -283,19 +282,3 @@ _REMEDY = {
     "new_embedding": 'Pass embedding="path.of.module" to make_graceful, or new_embedding= to graceful_loss.',
     "target": "Pass batch=lambda b: Batch(inputs, target) to make_graceful, or target= to graceful_loss.",
 }
-
-
-def _arguments(name: str, term: Term) -> tuple[str, ...]:
-    if not callable(term) or isinstance(term, type):
-        got = f"the class {term.__name__}: call it" if isinstance(term, type) else type(term).__name__
-        raise ValueError(f"Expected the term {name!r} to be a loss that can be called, got {got}.")
-    try:
-        signature = inspect.signature(term.forward if isinstance(term, nn.Module) else term)
-    except ValueError:
-        raise ValueError(f"Expected the term {name!r} to name its arguments, got {term!r}: wrap it.") from None
-    named = [p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
-    unknown = [p.name for p in named if p.name not in ARGUMENTS and p.default is p.empty]
-    if unknown or (signature.parameters and not named):
-        got_names = unknown or list(map(str, signature.parameters.values()))
-        raise ValueError(f"Expected the arguments of the term {name!r} among {list(ARGUMENTS)}, got {got_names}.")
-    return tuple(p.name for p in named if p.name in ARGUMENTS)

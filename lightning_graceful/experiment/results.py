@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lightning_graceful.cli import verdict_code
-from lightning_graceful.data.datasets import ImageArrays
+from lightning_graceful.data.relabelled import LabelledImages
 from lightning_graceful.experiment.gate import print_verdicts, question_of
 from lightning_graceful.experiment.predictions import Answers, write_answers
 from lightning_graceful.experiment.table import print_table
@@ -50,7 +50,7 @@ class Found:
     """
 
     title: str
-    data: ImageArrays
+    data: LabelledImages
     old: Answers
     ways: Sequence[Way]
     again: Answers | None = None

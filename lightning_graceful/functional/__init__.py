@@ -7,7 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "BCubed": "clusters",
     "BackfillCurve": "retrieval",
+    "ClusterCurve": "clusters",
     "CompatibilityMatrix": "retrieval",
     "Identification": "retrieval",
     "Interval": "statistics",
@@ -16,37 +18,51 @@ _HOME = {
     "PairwiseCompatibility": "retrieval",
     "RatioSums": "statistics",
     "RetrievalFlips": "retrieval",
+    "ThresholdDrift": "downstream",
+    "ThresholdRates": "downstream",
     "Verification": "retrieval",
+    "assign_clusters": "clusters",
     "average_compatibility": "compatibility",
     "average_queries": "retrieval",
+    "b_cubed": "clusters",
+    "b_cubed_from_counts": "clusters",
     "backfill_curve": "retrieval",
     "backward_error_compatibility": "flips",
     "backward_trust_compatibility": "flips",
     "benjamini_hochberg": "statistics",
     "bootstrap_counts": "statistics",
     "churn_rate": "flips",
+    "class_means": "embedding_losses",
     "cluster_bootstrap": "statistics",
     "clustered_difference_interval": "statistics",
     "compatibility_matrix": "retrieval",
+    "contrastive_compatibility_loss": "embedding_losses",
     "effective_counts": "statistics",
     "effective_size": "statistics",
     "equivalence": "statistics",
     "exact_interval": "statistics",
     "exact_p_value": "statistics",
+    "feature_alignment_loss": "embedding_losses",
     "flip_rates": "flips",
     "flip_table": "flips",
     "focal_distillation_loss": "distillation",
+    "gallery_distillation_loss": "embedding_losses",
+    "gallery_search_loss": "embedding_losses",
     "holm": "statistics",
     "identification_rates": "retrieval",
+    "influence_loss": "embedding_losses",
     "is_backward_compatible": "compatibility",
     "mcnemar_exact": "statistics",
     "minimum_detectable_nfr": "statistics",
+    "mixed_clusters": "clusters",
+    "mixed_gallery_loss": "embedding_losses",
     "negative_flip_impact": "flips",
     "negative_flip_rate": "flips",
     "neighbour_stability": "retrieval",
     "new_error_loss": "distillation",
     "nfr_difference_interval": "statistics",
     "non_inferiority": "statistics",
+    "old_head_rates": "downstream",
     "paired_difference_interval": "statistics",
     "pairwise_compatibility": "retrieval",
     "poisson_bootstrap": "statistics",
@@ -62,6 +78,9 @@ _HOME = {
     "rows_needed": "statistics",
     "search_gallery": "retrieval",
     "self_accuracy_tax": "compatibility",
+    "soft_influence_loss": "embedding_losses",
+    "threshold_drift": "downstream",
+    "threshold_rates": "downstream",
     "update_gain": "compatibility",
     "verification_rates": "retrieval",
     "wilson_interval": "statistics",
@@ -69,12 +88,33 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from lightning_graceful.functional.clusters import BCubed as BCubed
+    from lightning_graceful.functional.clusters import ClusterCurve as ClusterCurve
+    from lightning_graceful.functional.clusters import assign_clusters as assign_clusters
+    from lightning_graceful.functional.clusters import b_cubed as b_cubed
+    from lightning_graceful.functional.clusters import b_cubed_from_counts as b_cubed_from_counts
+    from lightning_graceful.functional.clusters import mixed_clusters as mixed_clusters
     from lightning_graceful.functional.compatibility import average_compatibility as average_compatibility
     from lightning_graceful.functional.compatibility import is_backward_compatible as is_backward_compatible
     from lightning_graceful.functional.compatibility import self_accuracy_tax as self_accuracy_tax
     from lightning_graceful.functional.compatibility import update_gain as update_gain
     from lightning_graceful.functional.distillation import focal_distillation_loss as focal_distillation_loss
     from lightning_graceful.functional.distillation import new_error_loss as new_error_loss
+    from lightning_graceful.functional.downstream import ThresholdDrift as ThresholdDrift
+    from lightning_graceful.functional.downstream import ThresholdRates as ThresholdRates
+    from lightning_graceful.functional.downstream import old_head_rates as old_head_rates
+    from lightning_graceful.functional.downstream import threshold_drift as threshold_drift
+    from lightning_graceful.functional.downstream import threshold_rates as threshold_rates
+    from lightning_graceful.functional.embedding_losses import class_means as class_means
+    from lightning_graceful.functional.embedding_losses import (
+        contrastive_compatibility_loss as contrastive_compatibility_loss,
+    )
+    from lightning_graceful.functional.embedding_losses import feature_alignment_loss as feature_alignment_loss
+    from lightning_graceful.functional.embedding_losses import gallery_distillation_loss as gallery_distillation_loss
+    from lightning_graceful.functional.embedding_losses import gallery_search_loss as gallery_search_loss
+    from lightning_graceful.functional.embedding_losses import influence_loss as influence_loss
+    from lightning_graceful.functional.embedding_losses import mixed_gallery_loss as mixed_gallery_loss
+    from lightning_graceful.functional.embedding_losses import soft_influence_loss as soft_influence_loss
     from lightning_graceful.functional.flips import backward_error_compatibility as backward_error_compatibility
     from lightning_graceful.functional.flips import backward_trust_compatibility as backward_trust_compatibility
     from lightning_graceful.functional.flips import churn_rate as churn_rate

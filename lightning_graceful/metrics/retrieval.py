@@ -33,8 +33,8 @@ class CrossModelRetrieval(Metric):
         average: ``"micro"``, ``"macro"`` or ``"none"``, as in
             :func:`lightning_graceful.functional.retrieval_metrics`.
         distance: ``"cosine"`` or ``"l2"``.
-        dimensions: How many leading dimensions are compared; ``"shared"``: as many as the narrower model has; None:
-            all, which then must be as many.
+        dimensions: How many leading dimensions are compared; ``"shared"``: as many as the narrower model has;
+            ``"padded"``: as many as the wider has, zeros filling up the other; None: all, which then must be as many.
         memory: Bytes that blocks of scores may take.
         **kwargs: Arguments of :class:`torchmetrics.Metric`.
 

@@ -115,6 +115,23 @@ def test_per_class_answers_name_their_classes():
     assert values["queries_without_match"][values["classes"] == 5] > 0
 
 
+@pytest.mark.parametrize("dimensions", ["padded", "shared", 3])
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+def test_widths_may_differ(dimensions, distance):
+    (query, query_labels, _), (gallery, gallery_labels, _) = make()
+    options = {"k": [1], "far": [0.1], "fpir": [0.1], "distance": distance}
+    metric = CrossModelRetrieval(dimensions=dimensions, **options)
+    metric.update(query=query, labels=query_labels)
+    metric.update(gallery=gallery[:, :4], labels=gallery_labels)
+    zeros = gallery.clone()
+    zeros[:, 4:] = 0
+    width = {"padded": 6, "shared": 4, 3: 3}[dimensions]
+    plain = CrossModelRetrieval(**options)
+    plain.update(query=query[:, :width], labels=query_labels)
+    plain.update(gallery=zeros[:, :width], labels=gallery_labels)
+    equal(metric.compute(), plain.compute())
+
+
 def test_forward_gives_the_batch_and_keeps_the_rest():
     (query, labels, ids), _ = make()
     metric = CrossModelRetrieval(k=[1])

@@ -154,7 +154,8 @@ def pair_up(
         gallery_ids: Likewise of the gallery; both or neither.
         distance: ``"cosine"`` or ``"l2"``.
         dimensions: How many leading dimensions are compared (then normalised); ``"shared"``: as many as the narrower of
-            the two has; None: all, which then must be as many.
+            the two has; ``"padded"``: as many as the wider has, the narrower being filled up with zeros, so that each
+            is normalised by the length of its whole row; None: all, which then must be as many.
         memory: Bytes that blocks of scores may take, beside a float32 copy of both embeddings.
 
     Returns:

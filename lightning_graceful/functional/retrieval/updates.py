@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_graceful.functional.compatibility import average_compatibility
 from lightning_graceful.functional.retrieval.arguments import integers
 from lightning_graceful.functional.retrieval.measures import retrieval_metrics
+from lightning_graceful.functional.retrieval.rows import Dimensions, common_width, fit_width
 
 
 class CompatibilityMatrix(NamedTuple):
@@ -56,7 +57,8 @@ def compatibility_matrix(
         query_labels: Integer, shape ``(Q,)``.
         gallery_labels: Integer, shape ``(G,)``.
         measure: Name of what :func:`retrieval_metrics` returns, such as ``"map"`` or ``"recall_at_1"``.
-        **options: Keyword arguments of :func:`retrieval_metrics`; ``dimensions="shared"`` where widths differ.
+        **options: Keyword arguments of :func:`retrieval_metrics`; ``dimensions="shared"`` or ``"padded"`` where widths
+            differ.
 
     Returns:
         Matrix and AC.
@@ -110,7 +112,7 @@ def backfill_curve(
         parts: In how many steps of nearly equal size.
         measure: Name of what :func:`retrieval_metrics` returns.
         **options: Keyword arguments of :func:`retrieval_metrics`. With ``dimensions="shared"`` (or a number) both
-            galleries are cut to it first.
+            galleries are cut to it first, with ``"padded"`` the narrower is filled up with zeros.
 
     Returns:
         The measure before, after each part, and its area.
@@ -136,7 +138,7 @@ def backfill_curve(
         raise ValueError(f"Expected order to hold each gallery position from 0 to {rows - 1} once.")
     if isinstance(parts, bool) or not isinstance(parts, int) or not 1 <= parts <= rows:
         raise ValueError(f"Expected parts from 1 to the {rows} items of the gallery, got {parts}.")
-    gallery, replacement = _mixable(old_gallery, new_gallery, options)
+    gallery, replacement = _mixable(old_gallery, new_gallery, options.get("dimensions"))
     ends = [round(part * rows / parts) for part in range(parts + 1)]
     values = []
     for begin, end in zip([0, *ends], ends, strict=False):
@@ -146,16 +148,10 @@ def backfill_curve(
     return BackfillCurve(share, curve, torch.trapezoid(curve, share.to(curve.device)))
 
 
-def _mixable(old: Tensor, new: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    # Both galleries with one width, the old one copied, so that rows of one can replace those of the other.
-    dimensions = options.get("dimensions")
-    width = min(old.shape[-1], new.shape[-1]) if dimensions == "shared" else dimensions
-    if width is None and old.shape[1:] != new.shape[1:]:
-        raise ValueError(
-            f"Expected galleries of one dimension, got {old.shape[-1]} (old) and {new.shape[-1]} (new). "
-            "Pass dimensions='shared'."
-        )
-    return old.detach()[:, :width].float().clone(), new.detach()[:, :width].float()
+def _mixable(old: Tensor, new: Tensor, dimensions: Dimensions) -> tuple[Tensor, Tensor]:
+    # Copies of one width, so that rows of one can replace those of the other.
+    width = common_width({"old": old.shape[-1], "new": new.shape[-1]}, dimensions)
+    return fit_width(old.detach(), width).float(), fit_width(new.detach(), width).float()
 
 
 def _measure(

@@ -159,6 +159,26 @@ def test_dimensions_may_be_cut_to_those_shared():
     assert found.positions.tolist() == [brute_force.nearest(row, 5) for row in four]
 
 
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize("widths", [(12, 8), (8, 12), (8, 8)])
+def test_the_narrower_side_may_be_filled_up_with_zeros(distance, widths):
+    query, gallery = random_rows(5, widths[0], 15), random_rows(50, widths[1], 16)
+    found = search_gallery(query, gallery, k=50, dimensions="padded", distance=distance)
+    filled = [np.pad(x.numpy(), ((0, 0), (0, 12 - x.shape[1]))) for x in (query, gallery)]
+    expected = brute_force.scores(*filled, distance)
+    assert found.positions.tolist() == [brute_force.nearest(row, 50) for row in expected]
+    np.testing.assert_allclose(found.scores, np.take_along_axis(expected, found.positions.numpy(), 1), atol=1e-6)
+
+
+def test_padding_counts_the_length_of_the_whole_row_and_cutting_does_not():
+    query, gallery = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0]])
+    assert search_gallery(query, gallery, k=1, dimensions="padded").scores.item() == pytest.approx(0.6)
+    assert search_gallery(query, gallery, k=1, dimensions="shared").scores.item() == 1
+    l2 = {name: search_gallery(query, gallery, k=1, dimensions=name, distance="l2") for name in ("padded", "shared")}
+    assert l2["padded"].scores.item() == pytest.approx(-(20**0.5))
+    assert l2["shared"].scores.item() == pytest.approx(-2)
+
+
 def test_inputs_that_require_grad_or_are_inference_tensors_are_taken():
     query = random_rows(3, 4, 17).requires_grad_()
     with torch.inference_mode():
@@ -182,7 +202,10 @@ NAN = torch.ones(5, 4).index_fill(0, torch.tensor([2, 3]), torch.nan)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gallery": torch.ones(5, 3)}, r"got 4 \(query\) and 3 \(gallery\). Pass dimensions='shared'"),
+        (
+            {"gallery": torch.ones(5, 3)},
+            r"got 4 \(query\) and 3 \(gallery\). Pass dimensions='shared'.* or 'padded' .* to 4",
+        ),
         ({"gallery": NAN}, "finite gallery embeddings, got NaN or Inf in 2 of 5 rows, first in row 2"),
         ({"query": GOOD["query"] * torch.inf}, "finite query"),
         ({"query": torch.ones(3, 4, dtype=torch.int64)}, r"floating matrix \(N, d\), got torch.int64"),

@@ -79,6 +79,42 @@ def test_curve_leaves_the_galleries_alone_and_takes_other_widths():
     assert curve.values[-1] == retrieval_metrics(query[:, :5], new[:, :5], *labels)["map"]
 
 
+def filled(x):
+    return torch.cat([x, torch.zeros(len(x), 8 - x.shape[1])], 1)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize("widths", [(5, 8), (8, 5)])
+def test_curve_and_matrix_may_fill_up_with_zeros(distance, widths):
+    labels, embed = make(3)
+    query, old, new = (
+        embed(0, 0.3, 1)[:, : widths[1]],
+        embed(1, 2.0, 1)[:, : widths[0]],
+        embed(1, 0.3, 1)[:, : widths[1]],
+    )
+    options = {"order": torch.arange(30).flip(0), "parts": 3, "distance": distance}
+    curve = backfill_curve(query, old, new, *labels, dimensions="padded", **options)
+    expected = backfill_curve(filled(query), filled(old), filled(new), *labels, **options)
+    assert torch.equal(curve.values, expected.values)
+    queries, galleries = {"old": embed(0, 1, 1)[:, : widths[0]], "new": query}, {"old": old, "new": new}
+    matrix = compatibility_matrix(queries, galleries, *labels, dimensions="padded", distance=distance)
+    wide = [{name: filled(x) for name, x in side.items()} for side in (queries, galleries)]
+    assert torch.equal(matrix.values, compatibility_matrix(*wide, *labels, distance=distance).values)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+def test_padded_measures_are_those_of_a_loop(distance):
+    labels, embed = make(6, queries=9, items=20)
+    query, gallery = embed(0, 1.0, 1), embed(1, 1.0, 1)[:, :5]
+    found = retrieval_metrics(query, gallery, *labels, k=[1], dimensions="padded", distance=distance)
+    scores = brute_force.scores(query, filled(gallery), distance)
+    relevant = (labels[0][:, None] == labels[1]).numpy()
+    lists = [relevant[i, np.argsort(-scores[i])].tolist() for i in range(9)]
+    expected = [brute_force.of_list(one, [1], 1) for one in lists if any(one)]
+    for name in ("map", "map_at_r", "recall_at_1"):
+        assert found[name].item() == pytest.approx(np.mean([one[name] for one in expected]))
+
+
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
 @pytest.mark.parametrize("memory", [2**16, 2**28])
 @pytest.mark.parametrize("with_ids", [False, True])
@@ -120,6 +156,7 @@ ROWS = torch.eye(3)
         ({"parts": 0}, "got 0"),
         ({"new_gallery": ROWS[:2]}, "got 3 old and 2 new"),
         ({"new_gallery": ROWS[:, :2]}, r"got 3 \(old\) and 2 \(new\)"),
+        ({"new_gallery": ROWS[:, :2], "dimensions": 3}, r"dimensions in \[1, 2\]"),
         ({"measure": "mrr"}, "got 'mrr'"),
         ({"measure": "cmc", "cmc": 3}, "got 'cmc'"),
     ],
