@@ -18,6 +18,7 @@ from lightning_graceful.adapters.layers import Restore, Standardize, as_widths, 
 from lightning_graceful.adapters.objectives import (
     GalleryObjective,
     Objective,
+    SearchObjective,
     int_labels,
     squared_distance,
     with_unlabelled,
@@ -38,9 +39,9 @@ class _How(TypedDict):
 class SpaceAlignment(nn.Module):
     """Map embeddings of one model into the space of another: a plain function of tensors, without Lightning.
 
-    Fit one with :meth:`procrustes`, :meth:`ridge`, :meth:`low_rank`, :meth:`mlp` or :meth:`distilled`. The direction is
-    what is called source and target: ``source=new, target=old`` maps new queries into the old gallery's space,
-    ``source=old, target=new`` maps the old gallery into the new space.
+    Fit one with :meth:`procrustes`, :meth:`ridge`, :meth:`low_rank`, :meth:`mlp`, :meth:`distilled` or
+    :meth:`searching`. The direction is what is called source and target: ``source=new, target=old`` maps new queries
+    into the old gallery's space, ``source=old, target=new`` maps the old gallery into the new space.
 
     Spaces are compared by cosine unless ``normalize=False``: target rows are brought to length 1 before fitting, and
     mapped rows are. With ``normalize=False`` the lengths of target rows are learnt, too, as Euclidean distances need.
@@ -255,6 +256,63 @@ class SpaceAlignment(nn.Module):
         classes = int_labels(labels, source)
         objective = GalleryObjective(target, classes, temperature=temperature, tilt=tilt, size=gallery_size)
         source, target, classes = with_unlabelled(source, target, classes, unlabelled)
+        how: _How = {"hidden": hidden, "normalize": True, "seed": seed, "training": training}
+        return cls._trained(source, target, classes, objective, **how)
+
+    @classmethod
+    def searching(
+        cls,
+        source: Tensor,
+        target: Tensor,
+        labels: Tensor,
+        *,
+        temperature: float = 0.2,
+        unlabelled: tuple[Tensor, Tensor] | None = None,
+        unlabelled_temperature: float = 0.1,
+        unlabelled_weight: float = 0.5,
+        gallery_size: int = 2048,
+        hidden: int = 512,
+        seed: int = 0,
+        **training: Unpack[TrainingOptions],
+    ) -> Self:
+        """Train the layers of :meth:`mlp` to find the target rows of each row's own label.
+
+        Each step draws a gallery of the sample's target rows, which the mapped rows search
+        (:func:`lightning_graceful.functional.gallery_search_loss`). Pairs without a label keep the map honest where no
+        known class lies: they are to rank the gallery as the target row does. Images of other kinds serve best; where
+        there are none, :class:`~lightning_graceful.UnlabelledViews` makes some.
+
+        Args:
+            source: Floating embeddings, or any features of the model, shape ``(N, d_from)``.
+            target: The same items in the other space, shape ``(N, d_to)``.
+            labels: Integer, below 0 for none, shape ``(N,)``.
+            temperature: Cosines are divided by it.
+            unlabelled: Further source and target rows.
+            unlabelled_temperature: The same for rows without a label.
+            unlabelled_weight: Of the part of the rows without a label; that of the others is 1.
+            gallery_size: Rows of the gallery of a step, drawn with replacement.
+            hidden: Width of the layer between.
+            seed: Of first weights, batches and galleries.
+            **training: As in :meth:`mlp`.
+
+        Returns:
+            The map, on the device of the embeddings.
+
+        Raises:
+            ValueError: If an argument is not as said.
+            RuntimeError: If the training diverges.
+        """
+        check_pairs(source, target)
+        source, target, classes = with_unlabelled(source, target, int_labels(labels, source), unlabelled)
+        assert classes is not None
+        objective = SearchObjective(
+            target,
+            classes,
+            temperature=temperature,
+            unlabelled_temperature=unlabelled_temperature,
+            unlabelled_weight=unlabelled_weight,
+            size=gallery_size,
+        )
         how: _How = {"hidden": hidden, "normalize": True, "seed": seed, "training": training}
         return cls._trained(source, target, classes, objective, **how)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_graceful.adapters.sample import check_pairs
-from lightning_graceful.functional.embedding_losses import gallery_distillation_loss
+from lightning_graceful.functional.embedding_losses import gallery_distillation_loss, gallery_search_loss
 
 Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Loss of a batch: mapped rows ``(B, d_to)``, rows of the target space ``(B, d_to)``, labels ``(B,)`` or None."""
@@ -102,8 +102,7 @@ class GalleryObjective:
     """
 
     def __init__(self, gallery: Tensor, labels: Tensor | None, *, temperature: float, tilt: float, size: int) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1 or not len(gallery):
-            raise ValueError(f"Expected gallery_size of at least 1, of at least one row, got {size} of {len(gallery)}.")
+        _check_gallery(gallery, size)
         if not 0 < temperature < math.inf or not 0 <= tilt < math.inf:
             raise ValueError(f"Expected temperature > 0 and tilt >= 0, got {temperature} and {tilt}.")
         self.gallery, self.labels, self.size = gallery, labels, size
@@ -132,3 +131,82 @@ class GalleryObjective:
             temperature=self.temperature,
             tilt=self.tilt,
         )
+
+
+class SearchObjective:
+    """Ask mapped rows to find the rows of their label; those without a label to rank a gallery as their target does.
+
+    Args:
+        gallery: Target rows, those without a label among them, shape ``(N, d)``.
+        labels: Their labels, int64, below 0 for none, shape ``(N,)``.
+        temperature: Cosines of rows with a label are divided by it.
+        unlabelled_temperature: Cosines of rows without one are divided by it.
+        unlabelled_weight: Of the part of the rows without a label; that of the others is 1.
+        size: Rows drawn for each batch, with replacement, by torch's global generator on the CPU.
+
+    Raises:
+        ValueError: If the size is no positive integer, the gallery has no label, or a number is out of its domain.
+    """
+
+    def __init__(
+        self,
+        gallery: Tensor,
+        labels: Tensor,
+        *,
+        temperature: float,
+        unlabelled_temperature: float,
+        unlabelled_weight: float,
+        size: int,
+    ) -> None:
+        _check_gallery(gallery, size)
+        numbers = temperature, unlabelled_temperature, unlabelled_weight
+        if not all(0 < number < math.inf for number in numbers[:2]) or not 0 <= unlabelled_weight < math.inf:
+            raise ValueError(
+                f"Expected temperature > 0, unlabelled_temperature > 0 and unlabelled_weight >= 0, got {numbers}."
+            )
+        self.gallery, self.labels, self.size = gallery, labels, size
+        self.temperature, self.unlabelled_temperature = temperature, unlabelled_temperature
+        self.unlabelled_weight = unlabelled_weight
+        self._labelled = (labels >= 0).nonzero()[:, 0].cpu()
+        if not len(self._labelled):
+            raise ValueError("Expected rows with a label to find, got none. Without labels: SpaceAlignment.distilled.")
+
+    def __call__(self, mapped: Tensor, target: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Compute the loss of a batch.
+
+        Args:
+            mapped: Mapped rows, floating, shape ``(B, d)``.
+            target: Target rows of the same items, shape ``(B, d)``.
+            labels: Int64, below 0 for none, shape ``(B,)``.
+
+        Returns:
+            Scalar.
+
+        Raises:
+            ValueError: If there are no labels.
+        """
+        if labels is None:
+            raise ValueError("Expected labels with this objective, got None.")
+        is_labelled = labels >= 0
+        drawn = self._drawn(self._labelled)
+        loss = gallery_search_loss(
+            mapped, labels, self.gallery[drawn], self.labels[drawn], temperature=self.temperature
+        )
+        if not self.unlabelled_weight or bool(is_labelled.all()):
+            return loss
+        drawn = self._drawn(torch.arange(len(self.gallery)))
+        ranked = gallery_distillation_loss(
+            mapped[~is_labelled],
+            target[~is_labelled],
+            self.gallery[drawn],
+            temperature=self.unlabelled_temperature,
+        )
+        return loss + self.unlabelled_weight * ranked
+
+    def _drawn(self, rows: Tensor) -> Tensor:
+        return rows[torch.randint(len(rows), (self.size,))].to(self.gallery.device)
+
+
+def _check_gallery(gallery: Tensor, size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1 or not len(gallery):
+        raise ValueError(f"Expected gallery_size of at least 1, of at least one row, got {size} of {len(gallery)}.")

@@ -178,8 +178,9 @@ class FlipMonitor(Callback):
         for name in self.olds:
             served, target = self._training_leg(name, pl_module, batch)
             if served is not None and served.logits is not None and target is not None:
-                right = (served.logits.argmax(-1) == target).float().mean()
-                key, size = f"train/old_correct{_place(name)}", len(target)
+                labelled = target >= 0  # unlabelled samples are nobody's errors
+                right = (served.logits.argmax(-1) == target)[labelled].float().mean().nan_to_num()
+                key, size = f"train/old_correct{_place(name)}", int(labelled.sum())
                 pl_module.log(key, right, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
 
     def on_save_checkpoint(

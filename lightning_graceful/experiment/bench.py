@@ -1,11 +1,13 @@
 """``graceful bench``: several ways to train the successor of one old model, over seeds, in one table and one page."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
@@ -166,6 +168,19 @@ class Bench:
         self._console.print(f"[{self._done:>3}/{self._total}] {words}", markup=False, highlight=False)
 
 
+def run(cfg: DictConfig, directory: Path, console: Console) -> None:
+    """Run the bench of flips and leave table, JSON and page.
+
+    Args:
+        cfg: The job's config.
+        directory: The run's folder.
+        console: Where to print.
+    """
+    found = Bench(cfg, directory, console).run()
+    if is_rank_zero():
+        leave(found, directory, console, cfg.gate)
+
+
 def _name(data: UpdateDataModule) -> str:
     return type(data).__name__.removesuffix("DataModule")
 
@@ -176,7 +191,5 @@ def main(cfg: DictConfig) -> None:
     """Run the job in the folder that Hydra gives it."""
     prepare_process(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
-    console = Console(quiet=not is_rank_zero())
-    found = Bench(cfg, directory, console).run()
-    if is_rank_zero():
-        leave(found, directory, console, cfg.gate)
+    job: Callable[[DictConfig, Path, Console], None] = instantiate(cfg.job, _partial_=True)
+    job(cfg, directory, Console(quiet=not is_rank_zero()))

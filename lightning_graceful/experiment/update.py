@@ -1,5 +1,6 @@
 """One update: the old model, and a new one trained against it."""
 
+import functools
 import importlib.util
 import logging
 import os
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lightning_graceful.experiment.datamodules import UpdateDataModule
+from lightning_graceful.experiment.datamodules.search import SearchDataModule
 from lightning_graceful.mixin import make_graceful
 from lightning_graceful.models.old_model import OldModel
 
@@ -70,22 +72,31 @@ def obtain_old(cfg: DictConfig, data: UpdateDataModule, directory: Path, seed: i
     if "_target_" in cfg.old:
         old: OldModel = instantiate(cfg.old, _convert_="all")
         return old
+    label_map = data.old_label_map if isinstance(data, SearchDataModule) else None
     pl.seed_everything(seed, verbose=False)
     module = instantiate(cfg.old.model, _convert_="all")
     trainer = _trainer(cfg, directory / "old", "old", skip=ABOUT_OLD, max_epochs=cfg.old.epochs)
     trainer.fit(module, datamodule=data.of_old())
     _finish(trainer)
-    return OldModel(module)
+    return OldModel(module, embedding=cfg.embedding, classifier=cfg.classifier, label_map=label_map)
 
 
 def train_new(
-    cfg: DictConfig, losses: DictConfig, data: UpdateDataModule, old: OldModel, directory: Path, *, name: str, seed: int
+    cfg: DictConfig,
+    losses: DictConfig,
+    data: pl.LightningDataModule,
+    old: OldModel,
+    directory: Path,
+    *,
+    name: str,
+    seed: int,
 ) -> Trained:
     """Train a new model.
 
     Args:
         cfg: The job's config.
-        losses: ``terms`` and ``weights``; without terms the module is trained as it is.
+        losses: ``terms`` and ``weights``; without terms the module is trained as it is. A term with ``_partial_`` is
+            called with the old model and the new module.
         data: The update's data.
         old: The old model.
         directory: Where the run goes.
@@ -98,9 +109,9 @@ def train_new(
     pl.seed_everything(seed, verbose=False)
     module = instantiate(cfg.model, _convert_="all")
     if losses.terms:
-        terms = {key: instantiate(term, _convert_="all") for key, term in losses.terms.items()}
+        terms = {key: _term(node, old, module) for key, node in losses.terms.items()}
         weights: Mapping[str, float] = OmegaConf.to_container(losses.weights, resolve=True)  # type: ignore[assignment]
-        module = make_graceful(module, terms, weights)
+        module = make_graceful(module, terms, weights, embedding=cfg.embedding)
     # Plain training reads no old outputs; its flips are monitored all the same.
     trainer = _trainer(cfg, directory / name, name, old=old, skip=set() if losses.terms else {"old_outputs"})
     start = time.perf_counter()
@@ -152,6 +163,12 @@ def _trainer(
         _convert_="all",
         **changes,
     )
+
+
+def _term(node: DictConfig, old: OldModel, module: pl.LightningModule) -> Any:
+    # A term that is made of parts of the models is a function of them: _partial_ in its config.
+    term = instantiate(node, _convert_="all")
+    return term(old, module) if isinstance(term, functools.partial) else term
 
 
 def _with_old(node: DictConfig, old: OldModel | None) -> Any:

@@ -24,14 +24,7 @@ class ResNet(nn.Module):
         self, in_channels: int, num_classes: int, *, widths: Sequence[int] = (16, 32, 64), stem_stride: int = 1
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, widths[0], 3, stem_stride, padding=1, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
-        )
-        before = (widths[0], *widths[:-1])
-        strides = (1, *[2] * (len(widths) - 1))
-        self.stages = nn.Sequential(*[_Block(*sizes) for sizes in zip(before, widths, strides, strict=True)])
+        self.stem, self.stages = _stem(in_channels, widths[0], stem_stride), _stages(widths)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[-1], num_classes)
 
@@ -39,6 +32,58 @@ class ResNet(nn.Module):
         """Return logits ``(N, num_classes)`` of images ``(N, in_channels, H, W)``."""
         embedding = self.pool(self.stages(self.stem(image))).flatten(1)
         return self.fc(embedding)  # type: ignore[no-any-return]
+
+
+class PooledStages(nn.Module):
+    """The stages of a :class:`ResNet`, each averaged over a grid of cells, side by side: features to embed.
+
+    Early stages tell apart what the last one has learnt to ignore, such as two classes that it was never shown.
+
+    Args:
+        in_channels: Channels of the image.
+        widths: Channels of each stage.
+        stem_stride: Stride of the first convolution.
+        kept: How many of the last stages are pooled; None: all.
+        grid: Cells a side.
+
+    Example:
+        >>> PooledStages(1, widths=(8, 16), grid=2)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 96])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        widths: Sequence[int] = (16, 32, 64),
+        stem_stride: int = 1,
+        kept: int | None = None,
+        grid: int = 1,
+    ) -> None:
+        super().__init__()
+        self.stem, self.stages = _stem(in_channels, widths[0], stem_stride), _stages(widths)
+        self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.kept = len(widths) if kept is None else kept
+        self.out_features = sum(widths[-self.kept :]) * grid**2
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features ``(N, out_features)`` of images ``(N, in_channels, H, W)``."""
+        x, pooled = self.stem(image), []
+        for stage in self.stages:
+            x = stage(x)
+            pooled.append(self.pool(x).flatten(1))
+        return torch.cat(pooled[-self.kept :], dim=1)
+
+
+def _stem(in_channels: int, width: int, stride: int) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
+
+
+def _stages(widths: Sequence[int]) -> nn.Sequential:
+    before = (widths[0], *widths[:-1])
+    strides = (1, *[2] * (len(widths) - 1))
+    return nn.Sequential(*[_Block(*sizes) for sizes in zip(before, widths, strides, strict=True)])
 
 
 class _Block(nn.Module):

@@ -1,22 +1,18 @@
 """The page as one text: template, styles, scripts, figures and plotly.js put together."""
 
-import re
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from lightning_graceful.report.card import VERDICTS, card_lines
 from lightning_graceful.report.drafts import draft_of
-from lightning_graceful.report.figures.canvas import DARK, INVISIBLE, LIGHT, MARKS
 from lightning_graceful.report.page.data import page_data
 from lightning_graceful.report.page.tables import group_tables, side_by_side
+from lightning_graceful.report.page.template import environment
 from lightning_graceful.report.summary import Summary
 from lightning_graceful.report.verdict import written_limit, written_value
-from lightning_graceful.report.words import bounds, percent
 
 SCRIPTS = ("theme.js", "groups.js", "flips.js", "start.js")
 SIGNS = {"accept": "✓", "reject": "✕", "undecided": "?"}
@@ -79,33 +75,7 @@ def write_page(summary: Summary, path: str | Path) -> Path:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_source), finalize=_visible,
-    )  # fmt: skip
-    environment.filters.update(
-        typeset=_typeset, percent=percent, bounds=bounds, written_limit=written_limit, written_value=written_value
-    )
-    environment.globals.update(
-        asset=lambda name: Markup(_source(name)), card_lines=card_lines, verdicts=VERDICTS, signs=SIGNS, marks=MARKS,
-        palette=list(zip(LIGHT, DARK, strict=True)),
-    )  # fmt: skip
-    return environment
-
-
-def _source(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _visible(value: Any) -> Any:
-    # Line ends stay: they are markup's own, and of what users give no text is shown on more than one line.
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return INVISIBLE.sub(lambda found: found[0] if found[0] in "\t\n\r" else "\ufffd", value)
-    return value
-
-
-def _typeset(text: str) -> Markup:
-    # Minus signs, and a number that stays on one line with its unit or within its brackets.
-    signs = re.sub(r"(?<![^\s\[])-(?=\d)", "−", text)
-    signs = re.sub(r"(?<=\d) (?=%|points\b)", "\u00a0", signs)
-    return Markup(re.sub(r"\[[−+.\d]+, [−+.\d]+\]", r'<span class="whole">\g<0></span>', str(escape(_visible(signs)))))
+    made = environment(["lightning_graceful.report.page"])
+    made.filters.update(written_limit=written_limit, written_value=written_value)
+    made.globals.update(card_lines=card_lines, verdicts=VERDICTS, signs=SIGNS)
+    return made

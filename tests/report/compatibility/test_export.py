@@ -1,0 +1,61 @@
+"""JSON and Markdown."""
+
+import json
+import re
+
+import pytest
+
+from lightning_graceful.report.compatibility.export import compatibility_to_json, compatibility_to_markdown
+from tests.report.compatibility.summaries import empty, hostile, minimal, rich, small_gap
+
+MAKERS = [rich, small_gap, minimal, empty, hostile]
+
+
+def test_json_holds_every_number():
+    summary = rich()
+    found = json.loads(compatibility_to_json(summary))
+    gain = summary.ways[4].update_gain["map"]
+    assert found["format"] == 1
+    assert found["ways"][4]["update_gain"]["map"] == gain._asdict()
+    assert found["matrix"]["values"] == summary.matrix.values.tolist()
+    assert found["curves"][0]["share"] == summary.curves[0].share.tolist()
+    assert found["flips"][0]["old_items"] == list(summary.flips[0].old_items)
+    assert "images" not in found
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_json_is_json(make):
+    def refuse(word):
+        raise AssertionError(word)
+
+    found = json.loads(compatibility_to_json(make()), parse_constant=refuse)
+    assert len(found["ways"]) == len(make().ways)
+
+
+def test_what_json_lacks_is_null():
+    found = json.loads(compatibility_to_json(small_gap()))
+    assert found["ways"][0]["update_gain"]["map"] == {"mean": None, "low": None, "high": None}
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_markdown_tables_have_as_many_cells_in_every_row(make):
+    text = compatibility_to_markdown(make())
+    for block in text.split("\n\n"):
+        rows = [re.split(r"(?<!\\)\|", row) for row in block.splitlines() if row.startswith("|")]
+        assert len({len(row) for row in rows}) <= 1
+    assert len(text) < 65_536 or make is hostile
+
+
+def test_markdown_says_what_came_out():
+    text = compatibility_to_markdown(small_gap())
+    assert text.startswith("## Digits\n\n2 of 2 ways are backward compatible")
+    row = next(one for one in text.splitlines() if one.startswith("| copy"))
+    assert "✓ yes" in row
+    assert "n/a gap 2.3 points" in row
+    assert "+5.0 [+4.2, +5.8]" in row.replace("\\", "")
+
+
+def test_names_make_no_markup():
+    text = compatibility_to_markdown(hostile())
+    assert "<script" not in text
+    assert "<img" not in text
