@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from lightning_graceful.functional.retrieval.arguments import integers
 from lightning_graceful.functional.retrieval.pairs import PairOptions, pair_up
+from lightning_graceful.functional.retrieval.refresh import refresh_parts
 
 
 class BCubed(NamedTuple):
@@ -165,25 +166,14 @@ def mixed_clusters(
         >>> curve.precision.tolist(), curve.recall.tolist(), curve.moved.tolist()
         ([1.0, 1.0, 0.5], [1.0, 1.0, 1.0], [0.0, 0.0, 0.5])
     """
-    rows = len(gallery_labels)
-    if len(old_gallery) != rows or len(new_gallery) != rows or not rows:
-        raise ValueError(
-            f"Expected one row an item in both galleries, at least one, got {len(old_gallery)} old and "
-            f"{len(new_gallery)} new ones for {rows} labels."
-        )
-    order = integers("order", order, new_gallery)
-    if not torch.equal(order.sort().values, torch.arange(rows, device=order.device)):
-        raise ValueError(f"Expected order to hold each gallery position from 0 to {rows - 1} once.")
-    if isinstance(parts, bool) or not isinstance(parts, int) or not 1 <= parts <= rows:
-        raise ValueError(f"Expected parts from 1 to the {rows} items of the gallery, got {parts}.")
+    steps, share = refresh_parts(old_gallery, new_gallery, gallery_labels, order, parts)
     old, new = (assign_clusters(gallery, centres, **options) for gallery in (old_gallery, new_gallery))
-    ends = [round(part * rows / parts) for part in range(parts + 1)]
-    mixed, found, order = old.clone(), [], order.to(old.device)
-    for begin, end in zip([0, *ends], ends, strict=False):
-        mixed[order[begin:end]] = new[order[begin:end]]
+    mixed, found = old.clone(), []
+    for step in steps:
+        step = step.to(old.device)
+        mixed[step] = new[step]
         found.append(torch.stack([*b_cubed(mixed, gallery_labels), (mixed != old).double().mean()]))
-    share = torch.tensor(ends, dtype=torch.float64, device=old.device) / rows
-    return ClusterCurve(share, *torch.stack(found, 1))
+    return ClusterCurve(share.to(old.device), *torch.stack(found, 1))
 
 
 def _b_cubed(counts: Tensor, cluster_sizes: Tensor, label_sizes: Tensor) -> BCubed:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_graceful.functional.compatibility import average_compatibility
-from lightning_graceful.functional.retrieval.arguments import integers
 from lightning_graceful.functional.retrieval.measures import retrieval_metrics
+from lightning_graceful.functional.retrieval.refresh import refresh_parts
 from lightning_graceful.functional.retrieval.rows import Dimensions, common_width, fit_width
 
 
@@ -127,25 +127,14 @@ def backfill_curve(
         >>> curve.share.tolist(), curve.values, round(curve.area.item(), 3)
         ([0.0, 0.5, 1.0], tensor([0.5000, 0.7500, 1.0000], dtype=torch.float64), 0.75)
     """
-    rows = len(gallery_labels)
-    if len(old_gallery) != rows or len(new_gallery) != rows or not rows:
-        raise ValueError(
-            f"Expected one row an item in both galleries, at least one, got {len(old_gallery)} old and "
-            f"{len(new_gallery)} new ones for {rows} labels."
-        )
-    order = integers("order", order, new_gallery)
-    if not torch.equal(order.sort().values, torch.arange(rows, device=order.device)):
-        raise ValueError(f"Expected order to hold each gallery position from 0 to {rows - 1} once.")
-    if isinstance(parts, bool) or not isinstance(parts, int) or not 1 <= parts <= rows:
-        raise ValueError(f"Expected parts from 1 to the {rows} items of the gallery, got {parts}.")
+    steps, share = refresh_parts(old_gallery, new_gallery, gallery_labels, order, parts)
     gallery, replacement = _mixable(old_gallery, new_gallery, options.get("dimensions"))
-    ends = [round(part * rows / parts) for part in range(parts + 1)]
     values = []
-    for begin, end in zip([0, *ends], ends, strict=False):
-        gallery[order[begin:end]] = replacement[order[begin:end]]
+    for step in steps:
+        gallery[step] = replacement[step]
         values.append(_measure(query, gallery, query_labels, gallery_labels, measure, options))
-    share, curve = torch.tensor(ends, dtype=torch.float64, device=query.device) / rows, torch.stack(values)
-    return BackfillCurve(share, curve, torch.trapezoid(curve, share.to(curve.device)))
+    curve = torch.stack(values)
+    return BackfillCurve(share.to(query.device), curve, torch.trapezoid(curve, share.to(curve.device)))
 
 
 def _mixable(old: Tensor, new: Tensor, dimensions: Dimensions) -> tuple[Tensor, Tensor]:
