@@ -17,10 +17,10 @@ demo: $(VENV)/.demo  ## Train an update of a digits classifier three ways and sh
 	$(BIN)/graceful bench experiment=$(DATA)
 
 test: $(VENV)/.dev lint types  ## Lint, types and the tests (under 12 minutes on two cores)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu"
 
 test-full: $(VENV)/.dev lint types  ## The tests with those marked slow
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not gpu"
 
 test-lightning: $(VENV)/.dev  ## The identity matrix under each Lightning from 2.2 on (LIGHTNINGS="2.2.5 2.4.0" for some)
 	for version in $(LIGHTNINGS); do \

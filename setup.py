@@ -17,6 +17,7 @@ DEV = [
     "mypy",
     "pytest>=8",
     "pytest-timeout",
+    "pytest-xdist",
     "pytorch-metric-learning",
     "ruff",
     "scipy-stubs",

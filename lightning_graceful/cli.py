@@ -11,6 +11,7 @@ from lightning_graceful import __version__
 COMMANDS = {
     "train": "train one new model against one old model (Hydra overrides follow)",
     "bench": "compare ways to train the new model, over seeds (Hydra overrides follow)",
+    "evaluate": "search with two or more checkpoints in each other's galleries (Hydra overrides follow)",
 }
 # Commands without Hydra: what they do, and the module with their ``main``.
 PLAIN = {

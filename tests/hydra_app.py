@@ -30,6 +30,8 @@ with initialize_config_dir(str(conf_dir()), version_base="1.3"):
     for job in ("train", "bench"):
         for option in options:
             group, name = option.split("/")
+            if job == "train" and (group == "ways" or option.startswith("experiment/bct")):
+                continue  # a bench's alone
             # A bench has losses a way, and no losses of its own that would be left unused.
             place = "losses@ways.pct" if (job, group) == ("bench", "losses") else group
             OmegaConf.to_container(compose(job, [f"{place}={name}"]), resolve=True)

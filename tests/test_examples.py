@@ -16,6 +16,19 @@ def test_example_project_trains_gracefully(tmp_path):
     assert (tmp_path / "runs/example/old_outputs").is_dir()
 
 
+def test_example_of_compatibility_searches_the_old_gallery(tmp_path):
+    """Trained with a term it beats the old model there; trained as usual it finds next to nothing."""
+    command = [sys.executable, str(ROOT / "examples" / "compatibility.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    old, cross = (
+        [float(value) for value in re.findall(rf"{whose} queries in the old gallery +(\S+)", done.stdout)]
+        for whose in ("old", "new")
+    )
+    assert old[0] == old[1]
+    assert cross[0] < old[0] < cross[1]
+
+
 def test_code_in_the_readme_uses_names_that_exist():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks

@@ -304,7 +304,8 @@ class SpaceAlignment(nn.Module):
         """
         check_pairs(source, target)
         source, target, classes = with_unlabelled(source, target, int_labels(labels, source), unlabelled)
-        assert classes is not None
+        if classes is None:
+            raise ValueError("Expected labels to find rows of, got None. Without labels: SpaceAlignment.distilled.")
         objective = SearchObjective(
             target,
             classes,

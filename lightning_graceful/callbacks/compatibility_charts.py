@@ -20,11 +20,12 @@ MAX_ROWS = 10_000  # wandb.Table.MAX_ROWS: of more, W&B shows none
 def log_compatibility(run: Any, summary: CompatibilitySummary, *, stage: str = "test") -> None:
     """Log an evaluation into a W&B run that somebody else has begun and will end.
 
-    In one step: ``compatibility/ways``, ``/matrix_table``, ``/backfill`` and ``/flips`` as tables (where there are
-    any), the figures of the page, and ``compatibility/page``. In the run's summary, of the first measure:
-    ``test/cross_test``, ``test/self_test``, ``test/update_gain``, ``test/tax`` and ``test/is_backward_compatible``,
-    each followed by the name of the way where there are several, as in ``test/tax/influence``; what is NaN is left
-    out. As an artifact of type ``evaluation``: ``page.html`` and ``compatibility.json``.
+    In one step: ``compatibility/ways``, ``/matrix_table``, ``/backfill``, ``/downstream`` and ``/flips`` as tables
+    (where there are any), the figures of the page, and ``compatibility/page``. In the run's summary, of the first
+    measure: ``test/cross_test``, ``test/self_test``, ``test/update_gain``, ``test/tax`` and
+    ``test/is_backward_compatible``, each followed by the name of the way where there are several, as in
+    ``test/tax/influence``; what is NaN is left out. As an artifact of type ``evaluation``: ``page.html`` and
+    ``compatibility.json``.
 
     Args:
         run: The run.
@@ -85,6 +86,12 @@ def _tables(summary: CompatibilitySummary) -> Iterator[tuple[str, Any]]:
             for share, value in zip(curve.share.tolist(), curve.values.tolist(), strict=True)
         ]
         yield "backfill", wandb.Table(columns=["curve", "measure", "share", "value", "area"], data=points[:MAX_ROWS])
+    if summary.downstream:
+        lines = [
+            [line.name, *(one if math.isfinite(one) else None for one in (line.old, line.mixed, line.new))]
+            for line in summary.downstream
+        ]
+        yield "downstream", wandb.Table(columns=["name", "old", "mixed", "new"], data=lines)
     if summary.flips:
         columns = ["id", "label", "change", "old_items", "old_labels", "new_items", "new_labels"]
         yield "flips", wandb.Table(columns=[*columns], data=[_flip(flip) for flip in summary.flips[:MAX_ROWS]])

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, open_dict
 from rich.console import Console
 from torch import Tensor
 
@@ -19,58 +19,64 @@ from lightning_graceful.functional.retrieval import retrieval_per_query
 from lightning_graceful.models.old_model import OldModel
 from lightning_graceful.report.compatibility.results import intervals_of, way_of
 from lightning_graceful.report.compatibility.summary import MEASURES, CompatibilitySummary, Way
+from lightning_graceful.report.compatibility.words import measure_name, tenths
 
 Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Labels = tuple[Tensor, Tensor]  # of queries and gallery
-Measured = Mapping[str, Values]  # by measure, each query's value
 OLD, PARAGON = "old/old", "paragon"
+CROSS, NATIVE, SHARED = "cross test", "self test", "shared self test"
+Tests = dict[tuple[str, str], Values]
+"""What each query finds, by way or model and test: a row a measure, float64, shape ``(len(MEASURES), Q)``."""
 
 
-class _Tests(NamedTuple):
-    cross: Measured
-    native: Measured
-    shared: Measured
-
-
-class _Draw(NamedTuple):
-    # What all seeds of one draw of classes came to: by way (or model), one entry a seed.
+class _Found(NamedTuple):
+    # What a seed came to, a draw of classes, or all draws: query by query.
     name: str
-    sizes: tuple[int, int]
-    own: dict[str, list[Measured]]
-    ways: dict[str, list[_Tests]]
-    is_old: Mask
+    told: tuple[str, ...]
+    gallery: int
+    query: NDArray[np.int64]  # position in the dataset
+    is_old: Mask  # whether the old model knows its class
+    tests: Tests
+    seconds: dict[str, float]
+
+    def measured(self, name: str, test: str) -> dict[str, Values]:
+        return dict(zip(MEASURES, self.tests[name, test], strict=True))
 
 
 class SearchBench:
     """Search the old gallery in every way, for each draw of held-out classes and each seed.
 
+    Each query counts once: with the mean over the seeds that search with it, which are all of them, or one each where
+    seeds test on images of their own, as those of digits do.
+
     Args:
-        cfg: ``conf/bench.yaml`` with one of ``conf/experiment/bct_*``, composed.
+        cfg: ``conf/bench.yaml`` with one of ``conf/experiment/bct_*``, composed. A way that is null is left out.
         directory: The run's folder.
         console: Where progress is told.
 
     Raises:
-        ValueError: If there is no way, draw or seed, or no path of the embedding.
+        ValueError: If there is no way, draw or seed, or no path of the embedding; or a way is none of searching, or two
+            draws are one.
     """
 
     def __init__(self, cfg: DictConfig, directory: Path, console: Console) -> None:
-        if not cfg.ways or not cfg.draws or not cfg.seeds or not cfg.embedding:
+        nodes = {str(name): node for name, node in (cfg.ways or {}).items() if node is not None}
+        lists = isinstance(cfg.draws, ListConfig) and isinstance(cfg.seeds, ListConfig)
+        if not nodes or not lists or not cfg.draws or not cfg.seeds or not cfg.embedding:
             raise ValueError(
-                f"Expected ways, draws, seeds and the path of the embedding, got {list(cfg.ways or ())}, "
+                f"Expected ways, lists of draws and seeds, and the path of the embedding, got {list(nodes)}, "
                 f"{cfg.draws}, {cfg.seeds} and {cfg.embedding}."
             )
+        if not cfg.minimum_gap >= 0:
+            raise ValueError(f"Expected minimum_gap of at least 0, got {cfg.minimum_gap}. 0.05 is 5 points.")
         self._cfg = cfg
+        self._title = str(cfg.title)
+        self._draws = _distinct(cfg.draws)
+        self._ways = {name: _way_of(name, node) for name, node in nodes.items()}
         self._directory = directory
         self._console = console
-        # Losses stay configs: they are made anew for each training.
-        self._ways: dict[str, SearchWay] = {
-            str(name): instantiate(node, _recursive_=_is_fitted(node), _convert_="partial")
-            for name, node in cfg.ways.items()
-        }
-        self._seconds = dict.fromkeys(self._ways, 0.0)
         self._done = 0
-        self._total = len(cfg.draws) * len(cfg.seeds) * (len(self._ways) + 2)
+        self._total = len(self._draws) * len(cfg.seeds) * (len(self._ways) + 2)
 
     def run(self) -> dict[str, CompatibilitySummary]:
         """Run everything.
@@ -78,87 +84,86 @@ class SearchBench:
         Returns:
             By draw of held-out classes what its queries came to; under ``"all draws"`` all queries together.
         """
-        draws = [self._run_draw([int(label) for label in draw]) for draw in self._cfg.draws]
-        found = {draw.name: self._summary(draw) for draw in draws}
+        draws = [_over_seeds([self._run_seed(draw, int(number)) for number in self._cfg.seeds]) for draw in self._draws]
+        found = {draw.name: self._summary(draw, _by_class(draw)) for draw in draws}
         if len(draws) > 1:
-            found["all draws"] = self._summary(_joined(draws), groups=_queries_by_draw(draws))
+            found["all draws"] = self._summary(_joined(draws), _by_draw(draws))
         return found
 
-    def _run_draw(self, held_out: Sequence[int]) -> _Draw:
-        draw: _Draw | None = None
-        for number in self._cfg.seeds:
-            seed = int(number)
-            data = SearchDataModule(
-                build_data(self._cfg, seed), held_out=held_out, old_classes=self._cfg.get("old_classes")
-            )
-            name = ", ".join(data.data.base.classes[label] for label in held_out) or "all classes"
-            trial = self._begin(data, held_out, seed)
-            labels = labels_of(trial.halves.query), labels_of(trial.halves.gallery)
-            if draw is None:
-                is_old = np.isin(labels[0].numpy(), data.old_classes)
-                own: dict[str, list[Measured]] = {OLD: [], PARAGON: []}
-                draw = _Draw(name, (len(labels[0]), len(labels[1])), own, {way: [] for way in self._ways}, is_old)
-            draw.own[OLD].append(_measured(trial.old_rows.query, trial.old_rows.gallery, labels))
-            draw.own[PARAGON].append(_measured(trial.paragon_rows.query, trial.paragon_rows.gallery, labels))
-            for way, searcher in self._ways.items():
-                self._tell(f"{name}, seed {seed}: {way}")
-                searched = searcher.search(way, trial)
-                self._seconds[way] += searched.seconds
-                draw.ways[way].append(_tests(searched, trial.old_rows, labels))
-        assert draw is not None
-        return draw
+    def _run_seed(self, held_out: Sequence[int], seed: int) -> _Found:
+        data = SearchDataModule(
+            build_data(self._cfg, seed), held_out=held_out, old_classes=self._cfg.get("old_classes")
+        )
+        names = data.data.base.classes
+        name = ", ".join(names[label] for label in held_out) or "all classes"
+        trial = self._begin(data, name, seed)
+        old, paragon = trial.old_rows, trial.paragon_rows
+        labels = labels_of(trial.halves.query), labels_of(trial.halves.gallery)
+        tests = {
+            (OLD, NATIVE): _measured(old.query, old.gallery, labels),
+            (PARAGON, NATIVE): _measured(paragon.query, paragon.gallery, labels),
+        }
+        seconds = {}
+        for way, searcher in self._ways.items():
+            self._tell(f"{name}, seed {seed}: {way}")
+            searched = searcher.search(way, trial)
+            seconds[way] = searched.seconds
+            tests |= {(way, test): values for test, values in _tests(searched, old, labels).items()}
+        return _Found(
+            name=name,
+            told=_protocol(data, name, is_given="_target_" in self._cfg.old),
+            gallery=len(labels[1]),
+            query=np.asarray(trial.halves.query.indices, np.int64),
+            is_old=np.isin(labels[0].numpy(), data.old_classes),
+            tests=tests,
+            seconds=seconds,
+        )
 
-    def _begin(self, data: SearchDataModule, held_out: Sequence[int], seed: int) -> Trial:
+    def _begin(self, data: SearchDataModule, name: str, seed: int) -> Trial:
         cfg = self._cfg.copy()
         with open_dict(cfg):
             cfg.num_classes, cfg.old_num_classes = len(data.new_classes), len(data.old_classes)
-        directory = self._directory / f"{'-'.join(map(str, held_out)) or 'closed'}" / f"seed{seed}"
+        directory = self._directory / ("-".join(map(str, data.held_out)) or "closed") / f"seed{seed}"
         halves = data.search_halves(cfg.stage, cfg.halves_seed)
-        self._tell(f"seed {seed}: old model")
+        self._tell(f"{name}, seed {seed}: old model")
         old = obtain_old(cfg, data, directory, seed).to("cpu")
-        self._tell(f"seed {seed}: paragon")
+        self._tell(f"{name}, seed {seed}: paragon")
         trained = train_new(cfg, cfg.paragon, data, old, directory, name="paragon", seed=seed)
         paragon = OldModel(trained.module.cpu(), embedding=cfg.embedding)
         rows = rows_of(old, halves), rows_of(paragon, halves)
         return Trial(cfg, data, halves, old, rows[0], paragon, trained.module, rows[1], directory, seed)
 
-    def _summary(self, draw: _Draw, groups: Mapping[str, Mask] | None = None) -> CompatibilitySummary:
-        old, paragon = (_stacked(draw.own[name]) for name in (OLD, PARAGON))
-        ways = tuple(self._way(name, draw, old, paragon, groups) for name in self._ways)
-        cfg = self._cfg
-        protocol = (
-            f"Queries and gallery are disjoint halves of the {cfg.stage} images (halves_seed={cfg.halves_seed}).",
-            f"The old model saw {cfg.data.old_fraction:.0%} of the training samples of the classes it knows.",
-            "Held out of both trainings, and searched: " + draw.name + "."
-            if draw.name != "all classes"
-            else "All classes are trained on and searched.",
-        )
+    def _summary(self, found: _Found, groups: Mapping[str, Mask]) -> CompatibilitySummary:
+        cfg, old = self._cfg, found.measured(OLD, NATIVE)
+        halves = f"Queries and gallery are disjoint halves of each seed's {cfg.stage} images"
         return CompatibilitySummary(
-            title=f"{cfg.title}: {draw.name}",
-            protocol=protocol,
-            queries=draw.sizes[0],
-            gallery=draw.sizes[1],
+            title=f"{self._title}: {found.name}",
+            protocol=(f"{halves} (halves_seed={cfg.halves_seed}).", *found.told),
+            queries=len(found.query),
+            gallery=found.gallery,
             seeds=len(cfg.seeds),
             old_self_test=intervals_of(old),
-            paragon_self_test=intervals_of(paragon),
-            ways=ways,
+            paragon_self_test=intervals_of(found.measured(PARAGON, NATIVE)),
+            ways=tuple(self._way(name, found, groups) for name in self._ways),
+            notes=tuple(
+                f"Old/old, {group}: "
+                + ", ".join(f"{measure_name(one)} {tenths(values[mask].mean())}" for one, values in old.items())
+                + "."
+                for group, mask in groups.items()
+            ),
         )
 
-    def _way(self, name: str, draw: _Draw, old: Measured, paragon: Measured, groups: Mapping[str, Mask] | None) -> Way:
-        tests = [_stacked([getattr(test, part) for test in draw.ways[name]]) for part in _Tests._fields]
-        split = {"old classes": draw.is_old, "new classes": ~draw.is_old} if draw.is_old.any() else {}
-        if draw.is_old.all():
-            split = {}
+    def _way(self, name: str, found: _Found, groups: Mapping[str, Mask]) -> Way:
         return way_of(
             name,
-            cross_test=tests[0],
-            self_test=tests[1],
-            shared_self_test=tests[2],
-            old_self_test=old,
-            paragon_self_test=paragon,
+            cross_test=found.measured(name, CROSS),
+            self_test=found.measured(name, NATIVE),
+            shared_self_test=found.measured(name, SHARED),
+            old_self_test=found.measured(OLD, NATIVE),
+            paragon_self_test=found.measured(PARAGON, NATIVE),
             detail=self._ways[name].detail,
-            groups=groups or split,
-            train_seconds=self._seconds[name],
+            groups=groups,
+            train_seconds=found.seconds[name],
             minimum_gap=self._cfg.minimum_gap,
         )
 
@@ -183,47 +188,92 @@ def run(cfg: DictConfig, directory: Path, console: Console) -> None:
         leave_search(whole, directory, console)
 
 
-def _is_fitted(node: DictConfig) -> bool:
-    return "terms" not in node
+def _way_of(name: str, node: Any) -> SearchWay:
+    # Losses stay configs: they are made anew for each training.
+    way = instantiate(node, _recursive_="terms" not in node, _convert_="partial")
+    if not isinstance(way, SearchWay):
+        raise ValueError(
+            f"Expected the way {name!r} to be one of experiment.search_ways, got {type(way).__name__}. Choose ways=bct."
+        )
+    return way
 
 
-def _tests(searched: Searched, old: Rows, labels: Labels) -> _Tests:
-    shared, native = searched.shared, searched.native
-    own = _measured(shared.query, shared.gallery, labels)
-    return _Tests(
-        _measured(shared.query, old.gallery, labels),
-        own if native is shared else _measured(native.query, native.gallery, labels),
-        own,
+def _distinct(draws: ListConfig) -> list[tuple[int, ...]]:
+    if not all(isinstance(draw, ListConfig) for draw in draws):
+        raise ValueError(f"Expected draws as lists of labels, got {draws}: draws=[[0,8,9]] is one draw of three.")
+    found = [tuple(sorted(int(label) for label in draw)) for draw in draws]
+    if len(set(found)) < len(found):
+        raise ValueError(f"Expected each draw of held-out classes once, got {draws}.")
+    return found
+
+
+def _protocol(data: SearchDataModule, name: str, *, is_given: bool) -> tuple[str, ...]:
+    names = data.data.base.classes
+    known = ", ".join(names[label] for label in data.old_classes)
+    return (
+        "The old model was given."
+        if is_given
+        else f"The old model saw {data.old_fraction:.0%} of the training samples of the classes it knows.",
+        *([f"The old model knows: {known}."] if data.old_classes != data.new_classes else []),
+        f"Held out of both trainings, and searched: {name}."
+        if data.held_out
+        else "All classes are trained on and searched.",
     )
 
 
-def _measured(query: Tensor, gallery: Tensor, labels: Labels) -> Measured:
-    found = retrieval_per_query(query, gallery, *labels, k=[1], dimensions="shared")
-    return {measure: found[measure].numpy() for measure in MEASURES}
-
-
-def _stacked(parts: Sequence[Measured]) -> Measured:
-    return {measure: np.stack([part[measure] for part in parts]) for measure in MEASURES}
-
-
-def _joined(draws: Sequence[_Draw]) -> _Draw:
-    # The queries of all draws side by side: seed k of each is seed k of the whole.
-    def joined(parts: Sequence[Measured]) -> Measured:
-        return {measure: np.concatenate([part[measure] for part in parts]) for measure in MEASURES}
-
-    seeds = range(len(draws[0].own[OLD]))
-    own = {name: [joined([draw.own[name][seed] for draw in draws]) for seed in seeds] for name in (OLD, PARAGON)}
-    ways = {
-        way: [
-            _Tests(*(joined([getattr(draw.ways[way][seed], part) for draw in draws]) for part in _Tests._fields))
-            for seed in seeds
-        ]
-        for way in draws[0].ways
+def _tests(searched: Searched, old: Rows, labels: tuple[Tensor, Tensor]) -> dict[str, Values]:
+    shared, native = searched.shared, searched.native
+    own = _measured(shared.query, shared.gallery, labels)
+    return {
+        CROSS: _measured(shared.query, old.gallery, labels),
+        NATIVE: own if native is shared else _measured(native.query, native.gallery, labels),
+        SHARED: own,
     }
-    sizes = sum(draw.sizes[0] for draw in draws), sum(draw.sizes[1] for draw in draws)
-    return _Draw(f"{len(draws)} draws of held-out classes", sizes, own, ways, np.concatenate([d.is_old for d in draws]))
 
 
-def _queries_by_draw(draws: Sequence[_Draw]) -> dict[str, Mask]:
-    place = np.repeat(np.arange(len(draws)), [draw.sizes[0] for draw in draws])
+def _measured(query: Tensor, gallery: Tensor, labels: tuple[Tensor, Tensor]) -> Values:
+    found = retrieval_per_query(query, gallery, *labels, k=[1], dimensions="shared")
+    return np.stack([found[measure].numpy() for measure in MEASURES])
+
+
+def _over_seeds(seeds: Sequence[_Found]) -> _Found:
+    # A column a query: the mean over the seeds that searched with it.
+    query, first, place = np.unique(
+        np.concatenate([seed.query for seed in seeds]), return_index=True, return_inverse=True
+    )
+    counts = np.bincount(place)
+
+    def mean(parts: Sequence[Values]) -> Values:
+        rows = np.concatenate(parts, axis=1)
+        return np.stack([np.bincount(place, weights=row) / counts for row in rows])
+
+    return seeds[0]._replace(
+        query=query,
+        is_old=np.concatenate([seed.is_old for seed in seeds])[first],
+        tests={key: mean([seed.tests[key] for seed in seeds]) for key in seeds[0].tests},
+        seconds={way: sum(seed.seconds[way] for seed in seeds) for way in seeds[0].seconds},
+    )
+
+
+def _joined(draws: Sequence[_Found]) -> _Found:
+    # The queries of all draws side by side.
+    return _Found(
+        name=f"{len(draws)} draws of held-out classes",
+        told=(*draws[0].told[:-1], "Held out of both trainings, and searched: one draw of classes at a time."),
+        gallery=sum(draw.gallery for draw in draws),
+        query=np.concatenate([draw.query for draw in draws]),
+        is_old=np.concatenate([draw.is_old for draw in draws]),
+        tests={key: np.concatenate([draw.tests[key] for draw in draws], axis=1) for key in draws[0].tests},
+        seconds={way: sum(draw.seconds[way] for draw in draws) for way in draws[0].seconds},
+    )
+
+
+def _by_class(draw: _Found) -> dict[str, Mask]:
+    if draw.is_old.all() or not draw.is_old.any():
+        return {}
+    return {"old classes": draw.is_old, "new classes": ~draw.is_old}
+
+
+def _by_draw(draws: Sequence[_Found]) -> dict[str, Mask]:
+    place = np.repeat(np.arange(len(draws)), [len(draw.query) for draw in draws])
     return {draw.name: place == number for number, draw in enumerate(draws)}

@@ -7,11 +7,13 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lightning_graceful.functional.statistics import Interval
 from lightning_graceful.report.compatibility.export import compatibility_to_json, compatibility_to_markdown
 from lightning_graceful.report.compatibility.summary import CompatibilitySummary
 from lightning_graceful.report.compatibility.table import print_compatibility
+from lightning_graceful.report.compatibility.words import ends, hundredths, tenths
 from lightning_graceful.report.drafts import draft_of
 from lightning_graceful.report.words import printable
 
@@ -30,11 +32,9 @@ def leave_search(summary: CompatibilitySummary, directory: Path, console: Consol
     with draft_of(directory / "results.md") as draft:
         draft.write_text(compatibility_to_markdown(summary))
     print_compatibility(summary, console)
-    page = _page(summary, directory)
-    console.print(
-        f"Page: {page}" if page else "Page: none; pip install 'lightning-graceful[report]' brings it.", soft_wrap=True
-    )
-    console.print(f"Runs: {directory.resolve()}", soft_wrap=True)
+    page = _page(summary, directory) or "none; pip install 'lightning-graceful[report]' brings it."
+    # Without markup: it would take brackets away, those of a path too.
+    console.print(f"Page: {page}\nRuns: {directory.resolve()}", soft_wrap=True, markup=False)
 
 
 def leave_draws(found: Mapping[str, CompatibilitySummary], directory: Path, console: Console) -> None:
@@ -50,20 +50,24 @@ def leave_draws(found: Mapping[str, CompatibilitySummary], directory: Path, cons
         draft.write_text(json.dumps({name: json.loads(compatibility_to_json(one)) for name, one in found.items()}))
     for name, summary in found.items():
         table = Table(title=printable(name), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("way", no_wrap=True)
-        for head in ("mAP - old/old", "R@1 - old/old", "gain, mAP", "tax"):
+        table.add_column("way")
+        for head in ("mAP - old/old", "R@1 - old/old", "gain, mAP", "tax, mAP"):
             table.add_column(head, justify="right", no_wrap=True)
         for way in summary.ways:
-            points = (way.cross_gain["map"], way.cross_gain["recall_at_1"])
-            gain = _written(way.update_gain["map"], 1, 2)
-            table.add_row(way.name, *(_written(value) for value in points), gain, _written(way.tax["map"]))
+            points = way.cross_gain["map"], way.cross_gain["recall_at_1"]
+            gain, tax = way.update_gain["map"], way.tax["map"]
+            cells = [*(_points(value) for value in points), _lines(hundredths(gain.mean), ends(gain, "ratio"))]
+            table.add_row(Text(printable(way.name)), *cells, _points(tax))
         console.print(table)
 
 
-def _written(value: Interval, scale: float = 100, digits: int = 1) -> str:
-    if value.mean != value.mean:
-        return "n/a"
-    return f"{value.mean * scale:+.{digits}f} [{value.low * scale:+.{digits}f}, {value.high * scale:+.{digits}f}]"
+def _points(value: Interval) -> Text:
+    return _lines(tenths(value.mean, "+"), ends(value, "difference"))
+
+
+def _lines(number: str, under: str) -> Text:
+    # Text, for rich takes brackets for markup. One below the other, four columns fit into a terminal.
+    return Text(f"{number}\n{under}" if under else number)
 
 
 def _page(summary: CompatibilitySummary, directory: Path) -> Path | None:

@@ -1,5 +1,8 @@
 """Terms that are made of parts of the old and the new model: the ``_partial_`` losses of ``conf/ways/bct``."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytorch_lightning as pl
 from torch import nn
 
@@ -11,7 +14,7 @@ from lightning_graceful.models.old_model import OldModel
 
 
 def influence(old: OldModel, module: pl.LightningModule) -> InfluenceLoss:
-    """Make the influence loss of the old model's own classifier.
+    """Make the influence loss of the old model's own classifier; samples of classes that it lacks are left out.
 
     Args:
         old: With a classifier.
@@ -23,11 +26,11 @@ def influence(old: OldModel, module: pl.LightningModule) -> InfluenceLoss:
     Raises:
         ValueError: If the old model has no classifier.
     """
-    return InfluenceLoss(_head_of(old))
+    return InfluenceLoss(_head_of(old), new_to_old=_columns_of(old))
 
 
 def cosine_influence(old: OldModel, module: pl.LightningModule, *, scale: float = 16.0) -> InfluenceLoss:
-    """Make the influence loss of the rows of the old model's linear classifier, by cosine.
+    """Make the influence loss of the rows of the old model's linear classifier, by cosine; see :func:`influence`.
 
     Args:
         old: With a linear classifier.
@@ -44,7 +47,7 @@ def cosine_influence(old: OldModel, module: pl.LightningModule, *, scale: float 
     held = head.frozen if isinstance(head, Frozen) else head
     if not isinstance(held, nn.Linear):
         raise ValueError(f"Expected an old classifier that is an nn.Linear, got {type(held).__name__}.")
-    return InfluenceLoss(CosineClassifier.from_linear(held, scale))
+    return InfluenceLoss(CosineClassifier.from_linear(held, scale), new_to_old=_columns_of(old))
 
 
 def mixed_gallery(
@@ -62,6 +65,11 @@ def mixed_gallery(
         The term.
     """
     return MixedGalleryLoss(module.get_submodule(classifier), share)
+
+
+def _columns_of(old: OldModel) -> Sequence[int] | None:
+    columns: Any = old.options["label_map"]
+    return columns  # type: ignore[no-any-return]
 
 
 def _head_of(old: OldModel) -> nn.Module:

@@ -54,7 +54,7 @@ def _named(path: str) -> Any:
     try:
         return pkgutil.resolve_name(path)
     except (ImportError, ValueError, AttributeError) as error:
-        raise ValueError(f"Expected the dotted path of the old model's class, got {path!r}: {error}.") from error
+        raise ValueError(f"Expected the dotted path of the model's class, got {path!r}: {error}.") from error
 
 
 def _uncompiled(state: Any, model: nn.Module) -> Any:
@@ -67,7 +67,7 @@ def _uncompiled(state: Any, model: nn.Module) -> Any:
 
 def _load(path: Path, *, weights_only: bool) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"Expected the old model's checkpoint at {path}, found no file.")
+        raise FileNotFoundError(f"Expected a checkpoint at {path}, found no file.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=weights_only)
     except Exception as error:

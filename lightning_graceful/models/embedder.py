@@ -15,6 +15,9 @@ class Embedder(nn.Module):
         embedding: A linear layer: ``OldModel(model, embedding="embedding", classifier="classifier")``.
         classifier: A linear layer.
 
+    Raises:
+        ValueError: If the features do not say how many there are.
+
     Example:
         >>> import torch
         >>> from lightning_graceful.models.resnet import PooledStages
@@ -24,7 +27,7 @@ class Embedder(nn.Module):
 
     def __init__(self, features: nn.Module, *, width: int, num_classes: int) -> None:
         super().__init__()
-        size = features.out_features
+        size = getattr(features, "out_features", None)
         if not isinstance(size, int):
             raise ValueError(f"Expected features with out_features, an int, got {type(features).__name__}.")
         self.features = features

@@ -38,7 +38,7 @@ class HiddenLayers(nn.Module):
 
     Args:
         in_features: Values of one input.
-        hidden: Width of each hidden layer.
+        hidden: Width of each hidden layer, of one or more.
 
     Example:
         >>> HiddenLayers(64, hidden=(32, 16))(torch.zeros(2, 1, 8, 8)).shape

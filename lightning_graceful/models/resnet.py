@@ -46,6 +46,9 @@ class PooledStages(nn.Module):
         kept: How many of the last stages are pooled; None: all.
         grid: Cells a side.
 
+    Raises:
+        ValueError: If there are not so many stages to keep.
+
     Example:
         >>> PooledStages(1, widths=(8, 16), grid=2)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 96])
@@ -61,9 +64,11 @@ class PooledStages(nn.Module):
         grid: int = 1,
     ) -> None:
         super().__init__()
+        self.kept = len(widths) if kept is None else kept
+        if not 1 <= self.kept <= len(widths):
+            raise ValueError(f"Expected kept in [1, {len(widths)}], the number of stages, got {kept}.")
         self.stem, self.stages = _stem(in_channels, widths[0], stem_stride), _stages(widths)
         self.pool = nn.AdaptiveAvgPool2d(grid)
-        self.kept = len(widths) if kept is None else kept
         self.out_features = sum(widths[-self.kept :]) * grid**2
 
     def forward(self, image: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lightning_graceful.adapters.alignment import SpaceAlignment
-from lightning_graceful.adapters.objectives import GalleryObjective
+from lightning_graceful.adapters.objectives import GalleryObjective, SearchObjective
 from lightning_graceful.functional import retrieval_metrics
 from lightning_graceful.functional.embedding_losses import gallery_distillation_loss
 
@@ -196,6 +196,80 @@ def test_distilled_queries_search_better_than_old_ones_and_than_least_squares():
     assert score["distilled"] > score["ridge"]
 
 
+def search_objective(old, labels, **options):
+    numbers = {"temperature": 0.3, "unlabelled_temperature": 0.2, "unlabelled_weight": 0.7, "size": 12} | options
+    return SearchObjective(old, labels, **numbers)
+
+
+def test_searching_asks_the_labelled_to_find_their_label_and_the_others_to_rank_all_rows():
+    """Two galleries are drawn: of labelled rows alone, then of all."""
+    _, old = spaces(rows=30)
+    labels = torch.where(torch.arange(30) < 20, torch.arange(30) % 3, -1)
+    mapped = F.normalize(torch.randn(5, 6, generator=torch.Generator().manual_seed(1)))
+    classes, rows = torch.tensor([0, -1, 2, -5, 7]), F.normalize(old).double()
+    torch.manual_seed(4)
+    found = search_objective(old, labels)(mapped, old[:5], classes)
+    torch.manual_seed(4)
+    labelled, every = torch.randint(20, (12,)), torch.randint(30, (12,))
+    searches, ranks = [], []
+    for i in range(5):
+        if classes[i] >= 0:
+            scores = [math.exp(mapped[i].double() @ rows[m] / 0.3) for m in labelled]
+            right = [score for score, m in zip(scores, labelled, strict=True) if labels[m] == classes[i]]
+            searches += [-sum(math.log(score / sum(scores)) for score in right) / len(right)] if right else []
+        else:
+            p = torch.softmax(rows[i] @ rows[every].T / 0.2, 0)
+            q = torch.softmax(mapped[i].double() @ rows[every].T / 0.2, 0)
+            ranks.append((p * (p / q).log()).sum().item())
+    assert (len(searches), len(ranks)) == (2, 2)  # nobody is of class 7
+    assert found.item() == pytest.approx(sum(searches) / 2 + 0.7 * sum(ranks) / 2, rel=1e-5)
+
+
+def test_searching_batches_may_have_labelled_rows_only_or_none():
+    _, old = spaces(rows=30)
+    labels, nobody = torch.arange(30) % 3, torch.full((30,), -1)
+    for classes, weight, scale in ((labels, 5.0, 1.0), (nobody, 0.5, 0.5)):
+        mapped = old.clone().requires_grad_()
+        options = {"size": 400, "unlabelled_weight": weight}
+        torch.manual_seed(0)
+        whole = search_objective(old, labels, **options)(mapped, old.flip(0), classes)
+        torch.manual_seed(0)
+        part = search_objective(old, labels, **options | {"unlabelled_weight": 1.0})(mapped, old.flip(0), classes)
+        assert whole.item() == pytest.approx(scale * part.item())
+        whole.backward()
+        assert mapped.grad.isfinite().all()
+        assert mapped.grad.abs().sum() > 0
+
+
+def test_searching_queries_search_better_than_old_ones_and_than_least_squares():
+    labels, new, old = blurred()
+    test_labels, test_new, test_old = blurred(seed=1)
+    options = {"hidden": 64, "gallery_size": 256, "epochs": 20}
+    found = {
+        "old": test_old,
+        "ridge": SpaceAlignment.ridge(new, old)(test_new),
+        "searching": SpaceAlignment.searching(new, old, labels, **options)(test_new),
+    }
+    ids = {"query_ids": torch.arange(600), "gallery_ids": torch.arange(600)}
+    score = {
+        name: retrieval_metrics(query, test_old, test_labels, test_labels, **ids)["map"].item()
+        for name, query in found.items()
+    }
+    assert score["searching"] > max(score["old"], score["ridge"]) + 0.02
+
+
+def test_searching_is_a_perceptron_with_that_objective_of_all_pairs():
+    labels, new, old = blurred(rows=100)
+    options = {"hidden": 8, "epochs": 3}
+    named = {"temperature": 0.4, "unlabelled_temperature": 0.3, "unlabelled_weight": 0.8}
+    found = SpaceAlignment.searching(
+        new[:60], old[:60], labels[:60], unlabelled=(new[60:], old[60:]), gallery_size=50, **named, **options
+    )
+    marked = torch.cat([labels[:60], torch.full((40,), -7)])
+    objective = SearchObjective(old, marked, size=50, **named)
+    assert torch.equal(found(new), SpaceAlignment.mlp(new, old, marked, objective=objective, **options)(new))
+
+
 def test_unlabelled_pairs_take_part_as_rows_of_label_below_0_do():
     labels, new, old = blurred(rows=100)
     options = {"hidden": 8, "epochs": 3}
@@ -225,6 +299,14 @@ def test_unlabelled_pairs_take_part_as_rows_of_label_below_0_do():
         (lambda m, x, y: SpaceAlignment.distilled(x, y, temperature=0.0), "temperature > 0"),
         (lambda m, x, y: SpaceAlignment.distilled(x, y, gallery_size=0), "gallery_size of at least 1"),
         (lambda m, x, y: SpaceAlignment.distilled(x, y, unlabelled=(x, y[:, :2])), "got 6 and 2"),
+        (lambda m, x, y: SpaceAlignment.searching(x, y, None), r"labels to find rows of.*SpaceAlignment\.distilled"),
+        (lambda m, x, y: SpaceAlignment.searching(x, y, torch.full((400,), -1)), "rows with a label to find, got none"),
+        (lambda m, x, y: SpaceAlignment.searching(x, y, torch.arange(3)), r"labels of shape \(400,\)"),
+        (lambda m, x, y: SpaceAlignment.searching(x, y, torch.arange(400), temperature=0.0), "temperature > 0"),
+        (lambda m, x, y: SpaceAlignment.searching(x, y, torch.arange(400), unlabelled_weight=-1.0), "weight >= 0"),
+        (lambda m, x, y: SpaceAlignment.searching(x, y, torch.arange(400), gallery_size=0), "gallery_size of at least"),
+        (lambda m, x, y: SpaceAlignment.searching(x, y, torch.arange(400), unlabelled=(x, y[:5])), "the same items"),
+        (lambda m, x, y: search_objective(y, torch.arange(400))(x, y), "labels with this objective, got None"),
         (lambda m, x, y: SpaceAlignment("cca", (2, 2)), "one of procrustes, ridge"),
         (lambda m, x, y: SpaceAlignment("mlp", (2, 2)), "widths of method 'mlp'"),
     ],

@@ -51,6 +51,9 @@ def test_an_evaluation_is_logged_whole(logged):
     assert (row["update_gain"], row["update_gain_low"], row["update_gain_high"]) == pytest.approx(gain)
     assert len(run.table("compatibility/matrix_table")) == 16
     assert len(run.table("compatibility/backfill")) == 33
+    assert run.table("compatibility/downstream")[1] == {
+        "name": "old head, negative flips", "old": None, "mixed": None, "new": 0.061,
+    }  # fmt: skip
     assert run.table("compatibility/flips")[0]["new_labels"] == ", ".join(summary.flips[0].new_labels)
     assert len(run.figure("compatibility/tax")) == 3
     assert "Fashion-MNIST" in Path(run.media("compatibility/page")).read_text()

@@ -269,6 +269,18 @@ def test_right_answers_on_training_data_are_logged_by_name():
     assert "train/old_correct/live" not in running.callback_metrics
 
 
+def test_unlabelled_training_samples_are_nobodys_errors(tmp_path):
+    """A batch may hold a few, or nothing else; samples count alike, however many of their batch have a label."""
+    train, old = images(), old_model()
+    train.target[:8] = -100
+    train.target[10:35:2] = -100
+    rows = [i for i in range(50) if train.target[i] >= 0]
+    running = trainer(OldOutputCache(old, tmp_path), FlipMonitor(old), max_epochs=1)
+    running.fit(new_module(graceful=False), DataLoader(train, 8), DataLoader(images(), 8))
+    right = by_hand(old, old, train, rows)["old_correct"]
+    assert float(running.callback_metrics["train/old_correct"]) == pytest.approx(right)
+
+
 # -- batches of a CombinedLoader ---------------------------------------------------------------------------------------
 
 

@@ -10,14 +10,19 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+from rich.console import Console
 
 from lightning_graceful import FlipMonitor, OldOutputCache, cli
-from lightning_graceful.experiment import train
+from lightning_graceful.experiment import bench, search_bench, train
+from lightning_graceful.experiment.search_bench import SearchBench
 from lightning_graceful.experiment.searchpath import conf_dir
 from tests.hydra_app import CONF, ROOT, run
 
 CONFIGS = sorted(CONF.rglob("*.yaml"))
 GROUPS = ["callbacks", "data", "experiment", "gate", "logger", "losses", "model", "old", "trainer"]
+OWN_GROUPS = {"train": [], "bench": ["ways"]}
+SEARCHES = ["bct_digits", "bct_fashion_mnist", "bct_fashion_mnist_open"]
 
 
 def options(group):
@@ -71,6 +76,46 @@ def test_models_build_and_take_their_pictures(name, shape):
     assert instantiate(composed(f"model={name}").model, _convert_="all")(torch.zeros(shape)).shape == (2, 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "widths"),
+    [("embedder_mlp", (2, 1, 8, 8), (64, 32)), ("embedder", (2, 1, 28, 28), (128, 64))],
+)
+def test_embedders_build_beside_their_old_models_and_take_the_classes_of_the_job(name, shape, widths):
+    """Without a job that counts classes they have ten, as digits and Fashion-MNIST do."""
+    cfg = composed(f"model={name}", f"old=train_{name}")
+    counted = composed(f"model={name}", f"old=train_{name}", "+num_classes=7", "+old_num_classes=4")
+    for found, classes in ((cfg, (10, 10)), (counted, (7, 4))):
+        modules = [instantiate(node, _convert_="all") for node in (found.model, found.old.model)]
+        assert [module(torch.zeros(shape)).shape[1] for module in modules] == list(classes)
+        assert [module.net.embedding.out_features for module in modules] == list(widths)
+    old, new = (sum(weight.numel() for weight in module.parameters()) for module in modules[::-1])
+    assert old < new / 2
+
+
+@pytest.mark.parametrize("experiment", SEARCHES)
+def test_searches_compose_and_their_ways_build(experiment, tmp_path):
+    cfg = composed(f"experiment={experiment}", "logger=none", f"root={tmp_path}", job="bench")
+    OmegaConf.to_container(cfg, resolve=True)
+    SearchBench(cfg, tmp_path, Console(quiet=True))
+    assert instantiate(cfg.job, _partial_=True).func is search_bench.run
+    assert {"independent", "class_collapse", "l2", "influence", "cosine_influence", "contrastive"} <= cfg.ways.keys()
+    assert {"mixed_gallery", "procrustes", "ridge"} <= cfg.ways.keys()
+    assert cfg.callbacks.flips is None
+    assert all(way.weights.keys() - {"task"} == way.terms.keys() for way in cfg.ways.values() if "terms" in way)
+
+
+def test_searches_of_fashion_mnist_run_in_bfloat16_where_that_is_possible():
+    cfg = composed("experiment=bct_fashion_mnist", job="bench")
+    trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, _convert_="all")
+    assert (trainer.precision, trainer.num_devices) == ("bf16-mixed", 1)
+
+
+def test_a_bench_without_experiment_counts_flips():
+    cfg = composed(job="bench")
+    assert instantiate(cfg.job, _partial_=True).func is bench.run
+    assert list(cfg.ways) == ["plain", "new_error", "pct"]
+
+
 def test_digits_build():
     data = instantiate(composed("data=digits", "seed=1").data, _convert_="all")
     assert (data.seed, len(data.base)) == (1, 1797)
@@ -93,19 +138,21 @@ def test_callbacks_build_around_an_old_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("command", "override", "words"),
     [
-        ("trainr=cpu", "Could not override 'trainr'"),
-        ("losses.weights.pcd=1", "Could not override 'losses.weights.pcd'"),
-        ("losses=nope", "Could not find 'losses/nope'"),
+        ("train", "trainr=cpu", "Could not override 'trainr'"),
+        ("train", "losses.weights.pcd=1", "Could not override 'losses.weights.pcd'"),
+        ("train", "losses=nope", "Could not find 'losses/nope'"),
+        ("train", "experiment=bct_digits", "Could not override 'ways'"),
+        ("bench", "ways=nope", "Could not find 'ways/nope'"),
     ],
 )
-def test_slip_in_an_override_is_told_in_words(override, words, tmp_path):
-    done = graceful(tmp_path, "train", override)
+def test_slip_in_an_override_is_told_in_words(command, override, words, tmp_path):
+    done = graceful(tmp_path, command, override)
     assert done.returncode == 2
     assert done.stderr.startswith("graceful: ")
     assert words in done.stderr
-    assert done.stderr.endswith("See graceful train --help for the groups and the config.\n")
+    assert done.stderr.endswith(f"See graceful {command} --help for the groups and the config.\n")
     assert "Traceback" not in done.stderr
 
 
@@ -113,7 +160,8 @@ def test_slip_in_an_override_is_told_in_words(override, words, tmp_path):
 def test_help_of_a_command_lists_the_groups(command, tmp_path):
     done = graceful(tmp_path, command, "--help")
     assert done.returncode == 0, done.stderr
-    assert [group for group in GROUPS if f"\n{group}: {', '.join(options(group))}\n" not in done.stdout] == []
+    groups = [*GROUPS, *OWN_GROUPS[command]]
+    assert [group for group in groups if f"\n{group}: {', '.join(options(group))}\n" not in done.stdout] == []
 
 
 def test_help_lists_the_commands(capsys):

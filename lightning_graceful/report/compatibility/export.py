@@ -90,6 +90,12 @@ def _further(summary: CompatibilitySummary) -> Iterator[str]:
             for step in summary.taxes
         ]
         yield _table(["Version", "Tax", *(f"NFR against {old}" for old in olds)], rows)
+    if summary.downstream:
+        rows = [
+            [line.name, *("" if math.isnan(one) else tenths(one) for one in (line.old, line.mixed, line.new))]
+            for line in summary.downstream
+        ]
+        yield _table(["Built on old embeddings", "Old", "Mixed", "New"], rows)
     if summary.flips:
         lost = [flip.change for flip in summary.flips].count("lost")
         yield f"Retrieval flips: {lost:,} lost, {len(summary.flips) - lost:,} found."

@@ -47,7 +47,7 @@ def render_compatibility_page(summary: CompatibilitySummary) -> str:
     made = environment(PACKAGES)
     words = {"hundredths": hundredths, "tenths": tenths, "measure_name": measure_name, "curve_name": curve_name}
     made.filters.update(words, judged=judgement)
-    drawn = all_figures(summary)
+    drawn = _drawn(summary)
     listed = _listed(summary.flips)
     return made.get_template("compatibility.html.jinja").render(
         summary=summary,
@@ -96,6 +96,13 @@ def write_compatibility_page(summary: CompatibilitySummary, path: str | Path) ->
     with draft_of(path) as draft:
         draft.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
+
+
+def _drawn(summary: CompatibilitySummary) -> dict[str, Any]:
+    # Those that ways.jinja has room for: one way trades nothing off, and its update gain tells what cross gain would.
+    drawn = all_figures(summary)
+    idle = {"trade_off", *(["cross_gain"] if "update_gain" in drawn else [])} if len(summary.ways) == 1 else set()
+    return {name: figure for name, figure in drawn.items() if name not in idle}
 
 
 def _listed(flips: Sequence[LostQuery]) -> list[LostQuery]:

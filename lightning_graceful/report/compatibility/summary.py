@@ -117,6 +117,23 @@ class ChainStep:
 
 
 @dataclass(frozen=True)
+class Downstream:
+    """A share that tells how something that was built on old embeddings does, while these give way to new ones.
+
+    Attributes:
+        name: What is measured, such as "10 old clusters, B-cubed F" or "old head, error".
+        old: On old embeddings; NaN where that says nothing.
+        mixed: Half of the gallery new, or new queries in the old gallery; NaN where that says nothing.
+        new: On new embeddings.
+    """
+
+    name: str
+    old: float
+    mixed: float
+    new: float
+
+
+@dataclass(frozen=True)
 class CompatibilitySummary:
     """An evaluation of one or more ways.
 
@@ -135,6 +152,7 @@ class CompatibilitySummary:
         flips: Queries that lost their hit, or gained one.
         images: Pictures of queries and items as data URIs, by id.
         notes: Remarks for the reader.
+        downstream: Old clusters, an old classifier head and old thresholds with new embeddings.
     """
 
     title: str
@@ -151,3 +169,4 @@ class CompatibilitySummary:
     flips: tuple[LostQuery, ...] = ()
     images: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    downstream: tuple[Downstream, ...] = ()

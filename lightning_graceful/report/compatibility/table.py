@@ -8,7 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_graceful.report.compatibility.summary import ChainStep, CompatibilitySummary, Curve, Matrix, Way
+from lightning_graceful.report.compatibility.summary import (
+    ChainStep,
+    CompatibilitySummary,
+    Curve,
+    Downstream,
+    Matrix,
+    Way,
+)
 from lightning_graceful.report.compatibility.words import (
     beats_own,
     ends,
@@ -99,6 +106,8 @@ def _further(summary: CompatibilitySummary) -> Iterator[Text | Table]:
         yield from _curves(summary.curves)
     if summary.taxes:
         yield from _chain(summary.taxes)
+    if summary.downstream:
+        yield from _downstream(summary.downstream)
     if summary.flips:
         lost, found = ([flip.change for flip in summary.flips].count(change) for change in ("lost", "found"))
         yield _title("Retrieval flips")
@@ -155,6 +164,16 @@ def _chain(steps: Sequence[ChainStep]) -> Iterator[Text | Table]:
     for step in steps:
         rates = [tenths(step.nfr[name].mean) if name in step.nfr else "" for name in olds]
         table.add_row(_name(step.version), f"{tenths(step.tax.mean)} {ends(step.tax)}", *rates)
+    yield table
+
+
+def _downstream(lines: Sequence[Downstream]) -> Iterator[Text | Table]:
+    yield _title("Built on old embeddings")
+    table = _table("", "old", "mixed", "new")
+    for line in lines:
+        table.add_row(
+            _name(line.name), *("" if math.isnan(one) else tenths(one) for one in (line.old, line.mixed, line.new))
+        )
     yield table
 
 

@@ -12,6 +12,7 @@ from lightning_graceful.report.compatibility.summary import (
     ChainStep,
     CompatibilitySummary,
     Curve,
+    Downstream,
     LostQuery,
     Matrix,
     Way,
@@ -109,7 +110,7 @@ def rich():
             "Queries and gallery are disjoint halves of the test set, drawn by seed 0; no query is its own answer.",
         ),
         5000, 5000, 3, intervals_of(old), intervals_of(paragon), tuple(ways), versions(), curves(), chain(), flips,
-        images, ("Embeddings are compared by cosine; ties are broken by position.",),
+        images, ("Embeddings are compared by cosine; ties are broken by position.",), downstream(),
     )  # fmt: skip
 
 
@@ -147,6 +148,14 @@ def chain():
         nfr = {old: interval(rates[old][place - start], 0.004) for start, old in enumerate(rates) if start <= place}
         steps.append(ChainStep(f"v{place + 2}", interval(tax, 0.005), nfr))
     return tuple(steps)
+
+
+def downstream():
+    return (
+        Downstream("10 old clusters, B-cubed F", 0.512, 0.558, 0.686),
+        Downstream("old head, negative flips", math.nan, math.nan, 0.061),
+        Downstream("old threshold for FAR 0.1 %, true accepts", 0.109, 0.0, 0.135),
+    )
 
 
 def retrieval_flips(count, k=5):
@@ -189,5 +198,5 @@ def hostile():
         tuple(Curve(bad, HOSTILE[0], np.array([0.0, 1.0]), np.array([0.5, 0.6]), 0.55) for bad in HOSTILE),
         tuple(ChainStep(bad, interval(0.01), dict.fromkeys(HOSTILE[:place], interval(0.02)))
               for place, bad in enumerate(HOSTILE)),
-        flips, images, tuple(HOSTILE),
+        flips, images, tuple(HOSTILE), tuple(Downstream(bad, 0.1, math.nan, 0.3) for bad in HOSTILE),
     )  # fmt: skip

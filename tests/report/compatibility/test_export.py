@@ -55,6 +55,13 @@ def test_markdown_says_what_came_out():
     assert "+5.0 [+4.2, +5.8]" in row.replace("\\", "")
 
 
+def test_what_is_built_on_old_embeddings_is_told():
+    text = compatibility_to_markdown(rich())
+    assert "| Built on old embeddings | Old | Mixed | New |" in text
+    assert "| old head, negative flips |  |  | 6.1 |" in text
+    assert json.loads(compatibility_to_json(rich()))["downstream"][1]["mixed"] is None
+
+
 def test_names_make_no_markup():
     text = compatibility_to_markdown(hostile())
     assert "<script" not in text

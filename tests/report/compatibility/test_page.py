@@ -1,13 +1,14 @@
 """The page as text."""
 
 import json
+import math
 import re
 
 import pytest
 
 from lightning_graceful.report.compatibility.page import render_compatibility_page, write_compatibility_page
-from lightning_graceful.report.compatibility.summary import LostQuery
-from tests.report.compatibility.summaries import empty, hostile, made, minimal, rich, small_gap
+from lightning_graceful.report.compatibility.summary import Downstream, LostQuery
+from tests.report.compatibility.summaries import MEASURES, by_measure, empty, hostile, made, minimal, rich, small_gap
 from tests.report.summaries import HOSTILE, picture
 
 
@@ -40,6 +41,25 @@ def test_numbers_of_ways_are_on_it():
     assert '<small>+5.0</small><small><span class="whole">[+4.2, +5.8]</span></small>' in page
     assert "gap 2.3\u00a0points" in page
     assert "no paragon" in render_compatibility_page(minimal())
+
+
+def test_every_figure_of_one_way_has_its_place():
+    """A figure without one stops the script, and none is drawn."""
+    paragon = by_measure(*(value + 0.2 for value in MEASURES.values()))
+    page = render_compatibility_page(minimal(ways=(made(),), paragon_self_test=paragon))
+    assert {"figure-update_gain", "figure-tax"} == set(data(page)["figures"])
+    assert all(f'id="{key}"' in body(page) for key in data(page)["figures"])
+
+
+def test_what_is_built_on_old_embeddings_is_told():
+    lines = (Downstream("old head <b>", 0.1234, math.nan, 0.25), Downstream("clusters", 0.5, 0.4, math.nan))
+    page = body(render_compatibility_page(minimal(downstream=lines)))
+    cells = re.findall(
+        r"<bdi>(old head &lt;b&gt;|clusters)</bdi></div></th><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", page
+    )
+    assert cells == [("old head &lt;b&gt;", "12.3", "", "25.0"), ("clusters", "50.0", "40.0", "")]
+    assert 'href="#downstream"' in page
+    assert "downstream" not in body(render_compatibility_page(minimal()))
 
 
 def test_verdicts_are_words_and_signs_too():

@@ -46,6 +46,13 @@ def test_numbers_stand_in_their_columns():
     assert "(no paragon)" in printed(minimal())
 
 
+def test_what_is_built_on_old_embeddings_is_told():
+    text = printed(rich())
+    assert line(text, "10 old clusters")[-3:] == ["51.2", "55.8", "68.6"]
+    assert line(text, "old head")[-2:] == ["flips", "6.1"]
+    assert "Built on old embeddings" not in printed(minimal())
+
+
 def test_verdicts_are_explained_where_they_need_it():
     assert "holds 0" not in printed(minimal())
     text = printed(minimal(ways=(made("a", rise=(0.05, 0.04, 0.001)), made("b", rise=(0.05, 0.04, -0.1)))))
