@@ -45,8 +45,14 @@ setup(
     ],
     package_dir={"lightning_graceful.conf": "conf"},
     package_data={
-        "lightning_graceful": ["py.typed", "report/page/*.jinja", "report/page/*.css", "report/page/*.js",
-            "report/compatibility/*.jinja", "report/compatibility/*.css", "report/compatibility/*.js",
+        "lightning_graceful": [
+            "py.typed",
+            "report/page/*.jinja",
+            "report/page/*.css",
+            "report/page/*.js",
+            "report/compatibility/*.jinja",
+            "report/compatibility/*.css",
+            "report/compatibility/*.js",
         ],
         "lightning_graceful.conf": ["**/*.yaml"],
     },

@@ -69,7 +69,8 @@ class OldModel:
             self.classifier = (
                 None if classifier is None else Frozen(copy.deepcopy(find_module(self._module, classifier)))
             )
-        self._capture = OutputCapture(self._module, logits=logits, embedding=embedding) if logits is not None or embedding is not None else None
+        watched = logits is not None or embedding is not None
+        self._capture = OutputCapture(self._module, logits=logits, embedding=embedding) if watched else None
         self._label_map = None if label_map is None else _checked_map(label_map)
         self.batch: BatchAdapter = batch or default_batch
         name_in_yaml(type(self))
