@@ -88,10 +88,9 @@ def leave(found: Found, directory: Path, console: Console, gate: DictConfig) -> 
     (directory / "results.json").write_text(to_json(summary, code))
     print_table(summary, console)
     page = _page(summary, found, directory)
-    console.print(
-        f"Page: {page}" if page else "Page: none; pip install 'lightning-graceful[report]' brings it.", soft_wrap=True
-    )
-    console.print(f"Runs: {directory.resolve()}", soft_wrap=True)
+    words = f"Page: {page}" if page else "Page: none; pip install 'lightning-graceful[report]' brings it."
+    for line in (words, f"Runs: {directory.resolve()}"):
+        console.print(line, soft_wrap=True, markup=False)  # [report] is no markup
     print_verdicts(summary, console)
     return code
 
