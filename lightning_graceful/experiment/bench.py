@@ -18,6 +18,7 @@ from lightning_graceful.experiment.gate import question_of
 from lightning_graceful.experiment.predictions import Answers, answers, pooled
 from lightning_graceful.experiment.results import Found, Way, leave
 from lightning_graceful.experiment.searchpath import conf_dir
+from lightning_graceful.experiment.steps import Steps
 from lightning_graceful.experiment.update import (
     Trained,
     build_data,
@@ -63,16 +64,14 @@ class Bench:
         self._cfg = cfg
         question_of(cfg.gate)  # a rule that makes no sense is refused before anything is trained
         self._directory = directory
-        self._console = console
         self._grid = [float(weight) for weight in cfg.select.grid or []]
         self._weights: dict[str, float] = {}
         self._tried: list[str] = []
         self._seconds = dict.fromkeys(self._ways, 0.0)
         self._said: dict[str, list[Answers]] = {name: [] for name in [OLD, *self._ways, AGAIN]}
         self._plain_val: dict[str, float] = {}
-        self._done = 0
         selecting = (len(self._ways) - 1) * (len(self._grid) - 1) if self._grid else 0
-        self._total = len(cfg.seeds) * (len(self._ways) + 2) + selecting
+        self._steps = Steps(console, len(cfg.seeds) * (len(self._ways) + 2) + selecting)
 
     def run(self) -> Found:
         """Run everything.
@@ -110,14 +109,14 @@ class Bench:
 
     def _begin(self, number: int) -> _Seed:
         directory = self._directory / f"seed{number}"
-        self._tell(f"seed {number}: old model")
+        self._steps.tell(f"seed {number}: old model")
         data = build_data(self._cfg, number)
         return _Seed(number, data, obtain_old(self._cfg, data, directory, number), directory)
 
     def _train(self, seed: _Seed, name: str, weight: float | None = None) -> Trained:
         weight = self._weights.get(name) if weight is None else weight
         tried = "" if weight is None else f", weight {weight:g}"
-        self._tell(f"seed {seed.number}: {name}{tried}")
+        self._steps.tell(f"seed {seed.number}: {name}{tried}")
         losses = copy.deepcopy(self._cfg.ways[PLAIN if name == AGAIN else name])
         if weight is not None:
             losses.weights = dict.fromkeys(losses.terms, weight)
@@ -162,10 +161,6 @@ class Bench:
             *self._tried,
             "Time is the training of the new models; the first way with terms also computes the old outputs.",
         ]
-
-    def _tell(self, words: str) -> None:
-        self._done += 1
-        self._console.print(f"[{self._done:>3}/{self._total}] {words}", markup=False, highlight=False)
 
 
 def run(cfg: DictConfig, directory: Path, console: Console) -> None:

@@ -21,6 +21,7 @@ from lightning_graceful.experiment.chain_results import (
 from lightning_graceful.experiment.datamodules import UpdateDataModule
 from lightning_graceful.experiment.datamodules.search import SearchDataModule
 from lightning_graceful.experiment.search_results import leave_search
+from lightning_graceful.experiment.steps import Steps
 from lightning_graceful.experiment.update import build_data, is_rank_zero, obtain_old, train_new
 from lightning_graceful.models.old_model import OldModel
 from lightning_graceful.report.compatibility.results import intervals_of
@@ -89,12 +90,10 @@ class ChainBench:
             )
         self._cfg = cfg
         self._directory = directory
-        self._console = console
         self._versions = [f"v{number}" for number in range(1, 1 + len(self._shares))]
         self._losses: dict[str, DictConfig] = {ALONE: cfg.paragon, **ways}
         self._seconds = {name: [0.0] * len(self._shares) for name in self._losses}
-        self._done = 0
-        self._total = len(cfg.seeds) * (1 + len(self._losses) * (len(self._shares) - 1))
+        self._steps = Steps(console, len(cfg.seeds) * (1 + len(self._losses) * (len(self._shares) - 1)))
 
     def run(self) -> dict[str, CompatibilitySummary]:
         """Run everything.
@@ -115,12 +114,12 @@ class ChainBench:
             cfg.num_classes = cfg.old_num_classes = len(whole.new_classes)
         parts = earlier_data(whole, self._shares)
         directory = self._directory / f"seed{seed}"
-        self._tell(f"seed {seed}: {self._versions[0]}")
+        self._steps.tell(f"seed {seed}: {self._versions[0]}")
         first = obtain_old(cfg, parts[0], directory, seed).to("cpu")
         chains = {name: [first] for name in self._losses}
         for number, data in enumerate(parts, start=1):
             for name, models in chains.items():
-                self._tell(f"seed {seed}: {self._versions[number]}, {name}")
+                self._steps.tell(f"seed {seed}: {self._versions[number]}, {name}")
                 trained = train_new(
                     cfg, self._losses[name], data, models[-1], directory / _folder(name),
                     name=self._versions[number], seed=seed + number * OTHER_SEED,
@@ -172,10 +171,6 @@ class ChainBench:
             f"Average compatibility of the paragons: {average}.",
             *classifier_notes(self._versions, found, alone),
         ]
-
-    def _tell(self, words: str) -> None:
-        self._done += 1
-        self._console.print(f"[{self._done:>3}/{self._total}] {words}", markup=False, highlight=False)
 
 
 def run(cfg: DictConfig, directory: Path, console: Console) -> None:

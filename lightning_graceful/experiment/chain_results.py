@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_graceful.data.relabelled import Sample
+from lightning_graceful.experiment.by_sample import mean_by_sample
 from lightning_graceful.experiment.datamodules.search import SearchHalves
 from lightning_graceful.experiment.predictions import answers
 from lightning_graceful.experiment.search_ways import labels_of, rows_of
@@ -95,11 +96,11 @@ def over_seeds(seeds: Sequence[ChainFound]) -> ChainFound:
     return ChainFound(
         np.unique(np.concatenate(queries)),
         seeds[0].gallery,
-        {measure: _by_sample(queries, [seed.searches[measure] for seed in seeds]) for measure in MEASURES},
-        {measure: _by_sample(queries, [seed.shared[measure] for seed in seeds]) for measure in MEASURES},
+        {measure: mean_by_sample(queries, [seed.searches[measure] for seed in seeds]) for measure in MEASURES},
+        {measure: mean_by_sample(queries, [seed.shared[measure] for seed in seeds]) for measure in MEASURES},
         np.unique(np.concatenate(tests)),
-        _by_sample(tests, [seed.wrong for seed in seeds]),
-        _by_sample(tests, [seed.broke for seed in seeds]),
+        mean_by_sample(tests, [seed.wrong for seed in seeds]),
+        mean_by_sample(tests, [seed.broke for seed in seeds]),
     )
 
 
@@ -202,10 +203,3 @@ def classifier_notes(versions: Sequence[str], found: ChainFound, alone: ChainFou
 def _search(query: Tensor, gallery: Tensor, labels: tuple[Tensor, Tensor]) -> dict[str, Values]:
     found = retrieval_per_query(query, gallery, *labels, k=[1], dimensions="shared")
     return {measure: found[measure].numpy() for measure in MEASURES}
-
-
-def _by_sample(ids: Sequence[NDArray[np.int64]], values: Sequence[Values]) -> Values:
-    joined, rows = np.concatenate(ids), np.concatenate(values, axis=-1)
-    order = np.argsort(joined)
-    _, starts, counts = np.unique(joined[order], return_index=True, return_counts=True)
-    return np.asarray(np.add.reduceat(rows[..., order], starts, axis=-1) / counts)

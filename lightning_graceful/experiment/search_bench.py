@@ -11,9 +11,11 @@ from omegaconf import DictConfig, ListConfig, open_dict
 from rich.console import Console
 from torch import Tensor
 
+from lightning_graceful.experiment.by_sample import mean_by_sample
 from lightning_graceful.experiment.datamodules.search import SearchDataModule
 from lightning_graceful.experiment.search_results import leave_draws, leave_search
 from lightning_graceful.experiment.search_ways import Rows, Searched, SearchWay, Trial, labels_of, rows_of
+from lightning_graceful.experiment.steps import Steps
 from lightning_graceful.experiment.update import build_data, is_rank_zero, obtain_old, train_new
 from lightning_graceful.functional.retrieval import retrieval_per_query
 from lightning_graceful.models.old_model import OldModel
@@ -74,9 +76,7 @@ class SearchBench:
         self._draws = _distinct(cfg.draws)
         self._ways = {name: _way_of(name, node) for name, node in nodes.items()}
         self._directory = directory
-        self._console = console
-        self._done = 0
-        self._total = len(self._draws) * len(cfg.seeds) * (len(self._ways) + 2)
+        self._steps = Steps(console, len(self._draws) * len(cfg.seeds) * (len(self._ways) + 2))
 
     def run(self) -> dict[str, CompatibilitySummary]:
         """Run everything.
@@ -105,7 +105,7 @@ class SearchBench:
         }
         seconds = {}
         for way, searcher in self._ways.items():
-            self._tell(f"{name}, seed {seed}: {way}")
+            self._steps.tell(f"{name}, seed {seed}: {way}")
             searched = searcher.search(way, trial)
             seconds[way] = searched.seconds
             tests |= {(way, test): values for test, values in _tests(searched, old, labels).items()}
@@ -125,9 +125,9 @@ class SearchBench:
             cfg.num_classes, cfg.old_num_classes = len(data.new_classes), len(data.old_classes)
         directory = self._directory / ("-".join(map(str, data.held_out)) or "closed") / f"seed{seed}"
         halves = data.search_halves(cfg.stage, cfg.halves_seed)
-        self._tell(f"{name}, seed {seed}: old model")
+        self._steps.tell(f"{name}, seed {seed}: old model")
         old = obtain_old(cfg, data, directory, seed).to("cpu")
-        self._tell(f"{name}, seed {seed}: paragon")
+        self._steps.tell(f"{name}, seed {seed}: paragon")
         trained = train_new(cfg, cfg.paragon, data, old, directory, name="paragon", seed=seed)
         paragon = OldModel(trained.module.cpu(), embedding=cfg.embedding)
         rows = rows_of(old, halves), rows_of(paragon, halves)
@@ -166,10 +166,6 @@ class SearchBench:
             train_seconds=found.seconds[name],
             minimum_gap=self._cfg.minimum_gap,
         )
-
-    def _tell(self, words: str) -> None:
-        self._done += 1
-        self._console.print(f"[{self._done:>3}/{self._total}] {words}", markup=False, highlight=False)
 
 
 def run(cfg: DictConfig, directory: Path, console: Console) -> None:
@@ -238,19 +234,12 @@ def _measured(query: Tensor, gallery: Tensor, labels: tuple[Tensor, Tensor]) -> 
 
 def _over_seeds(seeds: Sequence[_Found]) -> _Found:
     # A column a query: the mean over the seeds that searched with it.
-    query, first, place = np.unique(
-        np.concatenate([seed.query for seed in seeds]), return_index=True, return_inverse=True
-    )
-    counts = np.bincount(place)
-
-    def mean(parts: Sequence[Values]) -> Values:
-        rows = np.concatenate(parts, axis=1)
-        return np.stack([np.bincount(place, weights=row) / counts for row in rows])
-
+    ids = [seed.query for seed in seeds]
+    query, first = np.unique(np.concatenate(ids), return_index=True)
     return seeds[0]._replace(
         query=query,
         is_old=np.concatenate([seed.is_old for seed in seeds])[first],
-        tests={key: mean([seed.tests[key] for seed in seeds]) for key in seeds[0].tests},
+        tests={key: mean_by_sample(ids, [seed.tests[key] for seed in seeds]) for key in seeds[0].tests},
         seconds={way: sum(seed.seconds[way] for seed in seeds) for way in seeds[0].seconds},
     )
 

@@ -1,5 +1,6 @@
 """Ways to search the old gallery with a new model: trained with terms, adapted afterwards, or a baseline."""
 
+import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -77,6 +78,12 @@ class Trial:
     paragon_rows: Rows
     directory: Path
     seed: int
+
+    @functools.cached_property
+    def old_train(self) -> tuple[Tensor, Tensor]:
+        """Training samples as the old model embeds them, and the dataset's labels: every adapter asks for them."""
+        samples = self.data.train_eval
+        return embed(self.old, samples), labels_of(samples)
 
 
 class SearchWay(ABC):
@@ -161,11 +168,12 @@ class AdaptedWay(SearchWay):
         source = OldModel(trial.paragon_module, embedding=self.source or trial.cfg.embedding)
         samples = trial.data.train_eval
         further: dict[str, Any] = {}
+        old_rows, labels = trial.old_train
         start = time.perf_counter()
         if self.unlabelled:
             views = UnlabelledViews(samples, share=self.unlabelled, seed=trial.seed)
             further["unlabelled"] = embed(source, views), embed(trial.old, views)
-        adapter = self.fit(embed(source, samples), embed(trial.old, samples), labels_of(samples), **further)
+        adapter = self.fit(embed(source, samples), old_rows, labels, **further)
         seconds = time.perf_counter() - start
         with torch.no_grad():
             shared = Rows(*(adapter(part) for part in rows_of(source, trial.halves)))
@@ -183,11 +191,9 @@ class CollapsedWay(SearchWay):
         Returns:
             Embeddings in both spaces.
         """
+        old_rows, labels = trial.old_train
         start = time.perf_counter()
-        samples = trial.data.train_eval
-        label_of = trial.data.label_of
-        labels = torch.tensor([label_of[int(label)] for label in labels_of(samples)])
-        means = class_means(embed(trial.old, samples), labels, range(len(trial.data.new_classes)))
+        means = class_means(old_rows, labels, trial.data.new_classes)
         shared = Rows(*(means[predicted(trial.paragon, half)] for half in trial.halves))
         return Searched(trial.paragon_rows, shared, time.perf_counter() - start)
 
