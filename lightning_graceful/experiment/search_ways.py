@@ -151,13 +151,28 @@ class AdaptedWay(SearchWay):
         source: Path of the paragon's module whose output is mapped; None: its embedding.
         unlabelled: As many views without a label as this share of the training samples, which ``fit`` is given as
             ``unlabelled=(new, old)``; 0: none, and no such argument.
+        held_out_images: As many training images of the held-out classes, without their labels, are given likewise:
+            neither model was trained on them, and none is a query or in the gallery. 0 is the open protocol; with any it
+            is another one, in which a sample of what will be searched is at hand.
     """
 
-    def __init__(self, fit: Callable[..., nn.Module], *, source: str | None = None, unlabelled: float = 0.0) -> None:
+    def __init__(
+        self,
+        fit: Callable[..., nn.Module],
+        *,
+        source: str | None = None,
+        unlabelled: float = 0.0,
+        held_out_images: int = 0,
+    ) -> None:
         self.fit = fit
         self.source = source
         self.unlabelled = unlabelled
-        self.detail = f"after training, of {source}" if source else "after training"
+        self.held_out_images = held_out_images
+        self.detail = "".join([
+            "after training",
+            f", of {source}" if source else "",
+            f", given {held_out_images} images of held-out classes" if held_out_images else "",
+        ])
 
     def search(self, name: str, trial: Trial) -> Searched:
         """Fit the adapter, and map queries and gallery.
@@ -170,9 +185,15 @@ class AdaptedWay(SearchWay):
         further: dict[str, Any] = {}
         old_rows, labels = trial.old_train
         start = time.perf_counter()
+        unlabelled: list[Dataset[Any]] = []
         if self.unlabelled:
-            views = UnlabelledViews(samples, share=self.unlabelled, seed=trial.seed)
-            further["unlabelled"] = embed(source, views), embed(trial.old, views)
+            unlabelled.append(UnlabelledViews(samples, share=self.unlabelled, seed=trial.seed))
+        if self.held_out_images:
+            unlabelled.append(trial.data.held_out_sample(self.held_out_images, seed=trial.seed))
+        if unlabelled:
+            further["unlabelled"] = tuple(
+                torch.cat([embed(model, part) for part in unlabelled]) for model in (source, trial.old)
+            )
         adapter = self.fit(embed(source, samples), old_rows, labels, **further)
         seconds = time.perf_counter() - start
         with torch.no_grad():

@@ -88,6 +88,12 @@ def test_old_model_may_know_some_classes_only():
     assert by_name == [-1, -1, 3, 4, -1, -1, -1, -1, 9]
 
 
+@pytest.mark.parametrize("size", [0, 10**6])
+def test_an_impossible_sample_of_held_out_classes_is_refused(size):
+    with pytest.raises(ValueError, match=r"Expected a size in \[1, \d+\], images of the held-out classes"):
+        SearchDataModule(DigitsDataModule(), held_out=[0, 4]).held_out_sample(size, seed=0)
+
+
 def test_samples_to_fit_an_adapter_on_keep_their_labels():
     data = SearchDataModule(DIGITS, held_out=HELD_OUT)
     assert data.train_eval.indices == data.train_set.indices

@@ -148,6 +148,22 @@ def test_an_adapter_is_fitted_on_all_training_samples_and_maps_both_halves(trial
     assert all(torch.equal(value, before[name]) for name, value in trial.paragon_module.state_dict().items())
 
 
+def test_an_adapter_may_be_given_images_of_held_out_classes_that_no_search_sees(trial):
+    seen = []
+
+    def fit(new, old, labels, *, unlabelled):
+        seen.append(unlabelled)
+        return SpaceAlignment.procrustes(new, old)
+
+    sample = trial.data.held_out_sample(40, seed=SEED)
+    AdaptedWay(fit, unlabelled=0.1, held_out_images=40).search("sampled", trial)
+    assert {int(sample.dataset.target[index]) for index in sample.indices} <= set(trial.data.held_out)
+    searched_or_learnt = (*trial.halves.query.indices, *trial.halves.gallery.indices, *trial.data.train_set.indices)
+    assert not set(sample.indices) & set(map(int, searched_or_learnt))
+    torch.testing.assert_close(seen[0][1][-40:], old_rows(trial, sample))
+    torch.testing.assert_close(seen[0][0][-40:], by_hand(trial.paragon_module, sample))
+
+
 def test_an_adapter_may_be_given_unlabelled_views_and_gets_the_same_each_time(trial):
     seen = []
 

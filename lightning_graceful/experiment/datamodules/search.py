@@ -107,6 +107,25 @@ class SearchDataModule(UpdateDataModule):
         samples = self.data.train_eval
         return Subset(samples.dataset, _indices_of(samples, self.new_classes))
 
+    def held_out_sample(self, size: int, seed: int) -> "Subset[Sample]":
+        """Draw training images of the held-out classes, which neither model is trained on and no search sees.
+
+        Args:
+            size: How many.
+            seed: Chooses them.
+
+        Returns:
+            The images, without random transforms; their labels are not to be looked at.
+
+        Raises:
+            ValueError: If there are not so many.
+        """
+        samples = self.data.train_eval
+        indices = _indices_of(samples, self.held_out)
+        if not 0 < size <= len(indices):
+            raise ValueError(f"Expected a size in [1, {len(indices)}], images of the held-out classes, got {size}.")
+        return Subset(samples.dataset, np.random.default_rng(seed).permutation(indices)[:size].tolist())
+
     def search_halves(
         self, stage: Literal["val", "test"], seed: int, *, classes: Sequence[int] | None = None
     ) -> SearchHalves:
