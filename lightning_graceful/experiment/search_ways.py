@@ -152,8 +152,8 @@ class AdaptedWay(SearchWay):
         unlabelled: As many views without a label as this share of the training samples, which ``fit`` is given as
             ``unlabelled=(new, old)``; 0: none, and no such argument.
         held_out_images: As many training images of the held-out classes, without their labels, are given likewise:
-            neither model was trained on them, and none is a query or in the gallery. 0 is the open protocol; with any it
-            is another one, in which a sample of what will be searched is at hand.
+            neither model was trained on them, and none is a query or in the gallery. 0 is the open protocol; with any,
+            a sample of what will be searched is at hand.
     """
 
     def __init__(
