@@ -1,7 +1,7 @@
 """``graceful bench``: several ways to train the successor of one old model, over seeds, in one table and one page."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from lightning_graceful.experiment.datamodules import UpdateDataModule
 from lightning_graceful.experiment.errors import reported
+from lightning_graceful.experiment.finished import Finished, FinishedSeeds, told_how_to_go_on
 from lightning_graceful.experiment.gate import question_of
 from lightning_graceful.experiment.predictions import Answers, answers, pooled
 from lightning_graceful.experiment.results import Found, Way, leave
@@ -70,6 +71,8 @@ class Bench:
         self._seconds = dict.fromkeys(self._ways, 0.0)
         self._said: dict[str, list[Answers]] = {name: [] for name in [OLD, *self._ways, AGAIN]}
         self._plain_val: dict[str, float] = {}
+        chooses = {"the seed that weights are chosen on": int(cfg.seeds[0])} if self._grid else {}
+        self._finished = FinishedSeeds(cfg, directory, chooses)
         selecting = (len(self._ways) - 1) * (len(self._grid) - 1) if self._grid else 0
         self._steps = Steps(console, len(cfg.seeds) * (len(self._ways) + 2) + selecting)
 
@@ -80,7 +83,7 @@ class Bench:
             What all ways, plain training first, said of the test samples, pooled over seeds.
         """
         for number in self._cfg.seeds:
-            self._run_seed(self._begin(int(number)))
+            self._obtain(int(number))
         data = build_data(self._cfg, int(self._cfg.seeds[0]))
         said = {name: pooled(parts) for name, parts in self._said.items()}
         order = [PLAIN, *(name for name in self._ways if name != PLAIN)]
@@ -92,6 +95,33 @@ class Bench:
             again=said[AGAIN],
             notes=self._notes(data),
         )
+
+    def _obtain(self, number: int) -> None:
+        kept = self._finished.take(f"seed{number}")
+        if kept is not None:
+            self._steps.tell(f"seed {number}: finished before", int(kept.about["steps"]))
+            self._take(kept)
+            return
+        before, steps = dict(self._seconds), self._steps.done
+        self._run_seed(self._begin(number))
+        self._finished.keep(f"seed{number}", self._seed_on_disk(before, self._steps.done - steps))
+
+    def _seed_on_disk(self, seconds_before: Mapping[str, float], steps: int) -> Finished:
+        columns = {
+            f"{name}\t{field}": column
+            for name, said in self._said.items()
+            for field, column in said[-1]._asdict().items()
+        }
+        seconds = {name: value - seconds_before[name] for name, value in self._seconds.items()}
+        about = {"seconds": seconds, "weights": self._weights, "tried": self._tried, "steps": steps}
+        return Finished(columns, about)
+
+    def _take(self, kept: Finished) -> None:
+        for name, said in self._said.items():
+            said.append(Answers(*(kept.arrays[f"{name}\t{field}"] for field in Answers._fields)))
+        for name, seconds in kept.about["seconds"].items():
+            self._seconds[name] += seconds
+        self._weights, self._tried = dict(kept.about["weights"]), list(kept.about["tried"])
 
     def _run_seed(self, seed: _Seed) -> None:
         self._ask(seed, OLD, seed.old.to("cpu"))
@@ -187,4 +217,5 @@ def main(cfg: DictConfig) -> None:
     prepare_process(cfg)
     directory = Path(HydraConfig.get().runtime.output_dir)
     job: Callable[[DictConfig, Path, Console], None] = instantiate(cfg.job, _partial_=True)
-    job(cfg, directory, Console(quiet=not is_rank_zero()))
+    with told_how_to_go_on(directory):
+        job(cfg, directory, Console(quiet=not is_rank_zero()))

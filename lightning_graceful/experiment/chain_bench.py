@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from torch.utils.data import Subset
@@ -11,6 +12,8 @@ from torch.utils.data import Subset
 from lightning_graceful.data.relabelled import Sample
 from lightning_graceful.experiment.chain_results import (
     ChainFound,
+    chains_from_disk,
+    chains_on_disk,
     classifier_notes,
     matrix_of,
     over_seeds,
@@ -20,6 +23,7 @@ from lightning_graceful.experiment.chain_results import (
 )
 from lightning_graceful.experiment.datamodules import UpdateDataModule
 from lightning_graceful.experiment.datamodules.search import SearchDataModule
+from lightning_graceful.experiment.finished import FinishedSeeds
 from lightning_graceful.experiment.search_results import leave_search
 from lightning_graceful.experiment.steps import Steps
 from lightning_graceful.experiment.update import build_data, is_rank_zero, obtain_old, train_new
@@ -93,7 +97,9 @@ class ChainBench:
         self._versions = [f"v{number}" for number in range(1, 1 + len(self._shares))]
         self._losses: dict[str, DictConfig] = {ALONE: cfg.paragon, **ways}
         self._seconds = {name: [0.0] * len(self._shares) for name in self._losses}
-        self._steps = Steps(console, len(cfg.seeds) * (1 + len(self._losses) * (len(self._shares) - 1)))
+        self._finished = FinishedSeeds(cfg, directory, {"draws": [int(label) for label in cfg.draws[0]]})
+        self._steps_a_seed = 1 + len(self._losses) * (len(self._shares) - 1)
+        self._steps = Steps(console, len(cfg.seeds) * self._steps_a_seed)
 
     def run(self) -> dict[str, CompatibilitySummary]:
         """Run everything.
@@ -101,9 +107,22 @@ class ChainBench:
         Returns:
             By chain what it came to; the first is that of the paragons.
         """
-        seeds = [self._run_seed(int(number)) for number in self._cfg.seeds]
+        seeds = [self._obtain(int(number)) for number in self._cfg.seeds]
         found = {name: over_seeds([seed[name] for seed in seeds]) for name in self._losses}
         return {name: self._summary(name, one, found[ALONE]) for name, one in found.items()}
+
+    def _obtain(self, seed: int) -> dict[str, ChainFound]:
+        kept = self._finished.take(f"seed{seed}")
+        if kept is None:
+            before = {name: list(seconds) for name, seconds in self._seconds.items()}
+            found = self._run_seed(seed)
+            spent = {name: (np.array(now) - before[name]).tolist() for name, now in self._seconds.items()}
+            self._finished.keep(f"seed{seed}", chains_on_disk(found, spent))
+            return found
+        self._steps.tell(f"seed {seed}: finished before", self._steps_a_seed)
+        for name, spent in kept.about["seconds"].items():
+            self._seconds[name] = (np.array(self._seconds[name]) + spent).tolist()
+        return chains_from_disk(kept)
 
     def _run_seed(self, seed: int) -> dict[str, ChainFound]:
         cfg = self._cfg.copy()

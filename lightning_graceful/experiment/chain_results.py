@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from lightning_graceful.data.relabelled import Sample
 from lightning_graceful.experiment.by_sample import mean_by_sample
 from lightning_graceful.experiment.datamodules.search import SearchHalves
+from lightning_graceful.experiment.finished import Finished
 from lightning_graceful.experiment.predictions import answers
 from lightning_graceful.experiment.search_ways import labels_of, rows_of
 from lightning_graceful.functional.compatibility import average_compatibility
@@ -81,6 +82,57 @@ def search_chain(models: Sequence[OldModel], halves: SearchHalves, loader: DataL
         wrong=wrong.astype(np.float64),
         broke=(wrong[:, None] & ~wrong).astype(np.float64),
     )
+
+
+def chains_on_disk(chains: Mapping[str, ChainFound], seconds: Mapping[str, Sequence[float]]) -> Finished:
+    """Lay what the chains of a seed do out as arrays.
+
+    Args:
+        chains: By name.
+        seconds: Of training, by name and version.
+
+    Returns:
+        What :func:`chains_from_disk` takes.
+    """
+    arrays = {
+        f"{name}\t{field}\t{measure}": values
+        for name, found in chains.items()
+        for field in ("searches", "shared")
+        for measure, values in getattr(found, field).items()
+    }
+    for name, found in chains.items():
+        arrays |= {f"{name}\t{field}\t": getattr(found, field) for field in ("query_id", "test_id", "wrong", "broke")}
+    return Finished(arrays, {"seconds": seconds, "gallery": {name: found.gallery for name, found in chains.items()}})
+
+
+def chains_from_disk(kept: Finished) -> dict[str, ChainFound]:
+    """Return the chains of a seed that :func:`chains_on_disk` laid out.
+
+    Args:
+        kept: Arrays and all else.
+
+    Returns:
+        What each chain does, by name.
+    """
+
+    def of(name: str, field: str) -> Values:
+        return kept.arrays[f"{name}\t{field}\t"]
+
+    def by_measure(name: str, field: str) -> dict[str, Values]:
+        return {measure: kept.arrays[f"{name}\t{field}\t{measure}"] for measure in MEASURES}
+
+    return {
+        name: ChainFound(
+            query_id=of(name, "query_id").astype(np.int64),
+            gallery=gallery,
+            searches=by_measure(name, "searches"),
+            shared=by_measure(name, "shared"),
+            test_id=of(name, "test_id").astype(np.int64),
+            wrong=of(name, "wrong"),
+            broke=of(name, "broke"),
+        )
+        for name, gallery in kept.about["gallery"].items()
+    }
 
 
 def over_seeds(seeds: Sequence[ChainFound]) -> ChainFound:

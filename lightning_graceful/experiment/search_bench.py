@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_graceful.experiment.by_sample import mean_by_sample
 from lightning_graceful.experiment.datamodules.search import SearchDataModule
+from lightning_graceful.experiment.finished import Finished, FinishedSeeds
 from lightning_graceful.experiment.search_results import leave_draws, leave_search
 from lightning_graceful.experiment.search_ways import Rows, Searched, SearchWay, Trial, labels_of, rows_of
 from lightning_graceful.experiment.steps import Steps
@@ -27,6 +28,7 @@ Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 OLD, PARAGON = "old/old", "paragon"
 CROSS, NATIVE, SHARED = "cross test", "self test", "shared self test"
+_TEST, _SEPARATOR = "test", "\t"  # of names in a file
 Tests = dict[tuple[str, str], Values]
 """What each query finds, by way or model and test: a row a measure, float64, shape ``(len(MEASURES), Q)``."""
 
@@ -40,6 +42,21 @@ class _Found(NamedTuple):
     is_old: Mask  # whether the old model knows its class
     tests: Tests
     seconds: dict[str, float]
+
+    def on_disk(self) -> Finished:
+        tests = {_SEPARATOR.join((_TEST, *key)): values for key, values in self.tests.items()}
+        about = {"name": self.name, "told": self.told, "gallery": self.gallery, "seconds": self.seconds}
+        return Finished({"query": self.query, "is_old": self.is_old, **tests}, about)
+
+    @classmethod
+    def from_disk(cls, kept: Finished) -> "_Found":
+        parts = {key: tuple(key.split(_SEPARATOR)) for key in kept.arrays}
+        return cls(
+            **{**kept.about, "told": tuple(kept.about["told"])},
+            query=kept.arrays["query"],
+            is_old=kept.arrays["is_old"],
+            tests={(part[1], part[2]): kept.arrays[key] for key, part in parts.items() if part[0] == _TEST},
+        )
 
     def measured(self, name: str, test: str) -> dict[str, Values]:
         return dict(zip(MEASURES, self.tests[name, test], strict=True))
@@ -76,7 +93,12 @@ class SearchBench:
         self._draws = _distinct(cfg.draws)
         self._ways = {name: _way_of(name, node) for name, node in nodes.items()}
         self._directory = directory
-        self._steps = Steps(console, len(self._draws) * len(cfg.seeds) * (len(self._ways) + 2))
+        self._finished = FinishedSeeds(cfg, directory)
+        self._steps = Steps(console, len(self._draws) * len(cfg.seeds) * self._steps_a_seed)
+
+    @property
+    def _steps_a_seed(self) -> int:
+        return len(self._ways) + 2
 
     def run(self) -> dict[str, CompatibilitySummary]:
         """Run everything.
@@ -84,10 +106,21 @@ class SearchBench:
         Returns:
             By draw of held-out classes what its queries came to; under ``"all draws"`` all queries together.
         """
-        draws = [_over_seeds([self._run_seed(draw, int(number)) for number in self._cfg.seeds]) for draw in self._draws]
+        draws = [_over_seeds([self._obtain(draw, int(number)) for number in self._cfg.seeds]) for draw in self._draws]
         found = {draw.name: self._summary(draw, _by_class(draw)) for draw in draws}
         if len(draws) > 1:
             found["all draws"] = self._summary(_joined(draws), _by_draw(draws))
+        return found
+
+    def _obtain(self, held_out: Sequence[int], seed: int) -> _Found:
+        name = f"{_folder(held_out)}-seed{seed}"
+        kept = self._finished.take(name)
+        if kept is not None:
+            found = _Found.from_disk(kept)
+            self._steps.tell(f"{found.name}, seed {seed}: finished before", self._steps_a_seed)
+            return found
+        found = self._run_seed(held_out, seed)
+        self._finished.keep(name, found.on_disk())
         return found
 
     def _run_seed(self, held_out: Sequence[int], seed: int) -> _Found:
@@ -123,7 +156,7 @@ class SearchBench:
         cfg = self._cfg.copy()
         with open_dict(cfg):
             cfg.num_classes, cfg.old_num_classes = len(data.new_classes), len(data.old_classes)
-        directory = self._directory / ("-".join(map(str, data.held_out)) or "closed") / f"seed{seed}"
+        directory = self._directory / _folder(data.held_out) / f"seed{seed}"
         halves = data.search_halves(cfg.stage, cfg.halves_seed)
         self._steps.tell(f"{name}, seed {seed}: old model")
         old = obtain_old(cfg, data, directory, seed).to("cpu")
@@ -192,6 +225,10 @@ def _way_of(name: str, node: Any) -> SearchWay:
             f"Expected the way {name!r} to be one of experiment.search_ways, got {type(way).__name__}. Choose ways=bct."
         )
     return way
+
+
+def _folder(held_out: Sequence[int]) -> str:
+    return "-".join(map(str, held_out)) or "closed"
 
 
 def _distinct(draws: ListConfig) -> list[tuple[int, ...]]:

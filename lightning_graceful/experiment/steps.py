@@ -18,13 +18,14 @@ class Steps:
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._total = total
-        self._done = 0
+        self.done = 0
 
-    def tell(self, words: str) -> None:
+    def tell(self, words: str, count: int = 1) -> None:
         """Print what begins now.
 
         Args:
             words: What it is.
+            count: How many steps it is.
         """
-        self._done += 1
-        self._console.print(f"[{self._done:>3}/{self._total}] {words}", markup=False, highlight=False)
+        self.done += count
+        self._console.print(f"[{self.done:>3}/{self._total}] {words}", markup=False, highlight=False)
