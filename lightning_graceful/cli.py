@@ -95,6 +95,7 @@ def _run(command: str, overrides: list[str]) -> int:
     # With it Hydra raises; without, it prints and leaves with 1, which elsewhere means "reject".
     os.environ[FULL_ERROR_VARIABLE] = "1"
     try:
+        _find_modules_here()
         job.main()
     except SystemExit as stop:
         # Our jobs leave with 65 or 70; Lightning leaves with 1 on Ctrl-C.
@@ -106,6 +107,14 @@ def _run(command: str, overrides: list[str]) -> int:
             traceback.print_exception(error)
         return _explain(error, command)
     return 0
+
+
+def _find_modules_here() -> None:
+    # Configs name the user's own classes by dotted path. `python -m` has the working directory in its path, a console
+    # script only its own folder. Last, for a file that lies about there must not stand in for an installed package.
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path and not getattr(sys.flags, "safe_path", False):
+        sys.path.append(here)
 
 
 def _explain(error: Exception, command: str) -> int:

@@ -302,7 +302,8 @@ def make_graceful(
     Args:
         module_or_class: An instance, which is changed in place and returned (also where ``torch.compile`` has wrapped
             it), or a class, of which a subclass is returned.
-        terms: Losses by name; a class's instances each get a copy. Without any the module stays as it is.
+        terms: Losses by name; a class's instances each get a copy. Without any the module is trained as it is, and
+            what else is given is kept for callbacks, as ``CompatibilityMonitor`` asks for the embedding.
         weights: Weight of each term (default 1), and of the module's own loss under ``task``.
         batch: Function from a batch to ``Batch(inputs, target)``.
         logits: Path of the submodule whose output is the logits.
@@ -326,9 +327,10 @@ def make_graceful(
         # What torch.compile returned. A trainer takes the LightningModule out of it and compiles the step of that.
         make_graceful(next(module_or_class.children()), terms, weights, batch=batch, logits=logits, embedding=embedding)
         return module_or_class
-    if not terms and not weights:
-        return module_or_class  # plain training, as one arm of a sweep
     base = module_or_class if isinstance(module_or_class, type) else type(module_or_class)
+    options = {"graceful_logits": logits, "graceful_embedding": embedding}
+    if not terms and not weights:
+        return _plain(module_or_class, base, options, batch)
     if not hasattr(base, "training_step") or not hasattr(base, "configure_optimizers"):
         raise ValueError(f"Expected a LightningModule or its class, got {base.__name__}.")
     if issubclass(base, GracefulMixin):
@@ -341,14 +343,32 @@ def make_graceful(
         )
     checked = Terms(terms)
     checked.check_weights(weights or {})
-    options = {"graceful_weights": dict(weights or {}), "graceful_logits": logits, "graceful_embedding": embedding}
-    made = _made_class(base, dict(terms), options, batch)
+    made = _made_class(base, dict(terms), {"graceful_weights": dict(weights or {}), **options}, batch)
     if isinstance(module_or_class, type):
         return cast(ModuleOrClass, made)
     module_or_class.__class__ = made
     # The user's own term objects, not copies: they may hold on to a trainable one.
     module_or_class.__dict__["_graceful_terms"] = checked
     return module_or_class
+
+
+def _plain(
+    module_or_class: ModuleOrClass, base: type, options: Mapping[str, Any], batch: BatchAdapter | None
+) -> ModuleOrClass:
+    # Plain training, as one arm of a sweep: callbacks read the same paths there as in the other arms.
+    given = {name: path for name, path in options.items() if path is not None}
+    if not given and batch is None:
+        return module_or_class
+    made = _plain_class(base, given, batch)
+    if isinstance(module_or_class, type):
+        return cast(ModuleOrClass, made)
+    module_or_class.__class__ = made
+    return module_or_class
+
+
+def _plain_class(base: type, options: dict[str, Any], batch: BatchAdapter | None) -> type:
+    namespace = options if batch is None else {**options, "graceful_batch": staticmethod(batch)}
+    return made_class((base,), _plain_class, (base, options, batch), namespace)
 
 
 def _made_class(base: type, terms: Mapping[str, Term], options: dict[str, Any], batch: BatchAdapter | None) -> type:

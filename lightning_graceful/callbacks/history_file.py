@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_graceful.callbacks.folders import write_json
+from lightning_graceful.report.drafts import draft_of
 from lightning_graceful.report.history import FORMAT, HEADER, INDEX, ROWS, Bytes, History, Row
 
 
@@ -56,17 +57,12 @@ def begin_history(history: History, indices: NDArray[np.int64] | None = None, ro
         The history.
     """
     path = history.path
-    path.mkdir(parents=True, exist_ok=True)
-    draft = path / f".{ROWS}.{os.getpid()}"
-    try:
+    with draft_of(path / ROWS) as draft:
         with draft.open("wb") as file:
             file.writelines(row.tobytes() for row in rows)
             file.flush()
             os.fsync(file.fileno())
         (path / HEADER).unlink(missing_ok=True)  # none is better than one that goes with other rows
-        os.replace(draft, path / ROWS)
-    finally:
-        draft.unlink(missing_ok=True)
     if indices is None:
         (path / INDEX).unlink(missing_ok=True)
     else:

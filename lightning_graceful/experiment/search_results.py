@@ -12,7 +12,7 @@ from rich.text import Text
 from lightning_graceful.functional.statistics import Interval
 from lightning_graceful.report.compatibility.export import compatibility_to_json, compatibility_to_markdown
 from lightning_graceful.report.compatibility.summary import CompatibilitySummary
-from lightning_graceful.report.compatibility.table import print_compatibility
+from lightning_graceful.report.compatibility.table import LONGEST, print_compatibility, wrapped
 from lightning_graceful.report.compatibility.words import ends, hundredths, tenths
 from lightning_graceful.report.drafts import draft_of
 from lightning_graceful.report.words import printable
@@ -49,15 +49,15 @@ def leave_draws(found: Mapping[str, CompatibilitySummary], directory: Path, cons
     with draft_of(directory / "draws.json") as draft:
         draft.write_text(json.dumps({name: json.loads(compatibility_to_json(one)) for name, one in found.items()}))
     for name, summary in found.items():
-        table = Table(title=printable(name), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("way")
+        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title=printable(name), title_justify="left")
+        table.add_column("way", overflow="fold")
         for head in ("mAP - old/old", "R@1 - old/old", "gain, mAP", "tax, mAP"):
             table.add_column(head, justify="right", no_wrap=True)
         for way in summary.ways:
             points = way.cross_gain["map"], way.cross_gain["recall_at_1"]
             gain, tax = way.update_gain["map"], way.tax["map"]
             cells = [*(_points(value) for value in points), _lines(hundredths(gain.mean), ends(gain, "ratio"))]
-            table.add_row(Text(printable(way.name)), *cells, _points(tax))
+            table.add_row(wrapped(way.name, LONGEST), *cells, _points(tax))
         console.print(table)
 
 

@@ -285,6 +285,12 @@ def test_test_stage_is_logged():
     close({k: float(v) for k, v in running.callback_metrics.items()}, by_hand(old, new, data, halves(50)), "test")
 
 
+def test_the_embedding_of_a_module_without_terms_is_known():
+    data, old, new = images(), old_model(), new_module()
+    plain = make_graceful(new, {}, embedding="net.body")
+    close(logged(plain, CompatibilityMonitor(old), DataLoader(data, 8)), by_hand(old, new, data, halves(50)))
+
+
 def test_the_path_of_a_graceful_module_is_taken():
     data, old = images(), old_model()
     new = make_graceful(new_module(), {"pct": FocalDistillationLoss()}, embedding="net.body")

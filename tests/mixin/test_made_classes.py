@@ -66,6 +66,34 @@ def test_made_classes_pickle():
     assert (again.__name__, again.graceful_weights, again.graceful_logits) == ("GracefulLit", {"bias": 2.0}, "net.fc")
 
 
+@pytest.mark.parametrize("of_class", [False, True])
+def test_without_terms_the_paths_stay_and_the_training_is_plain(of_class):
+    given = {"embedding": "net.body", "batch": first_two}
+    module = seeded(make_graceful(Lit, {}, **given)) if of_class else make_graceful(seeded(Lit), {}, **given)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(module)))
+    for one in (module, again):
+        assert isinstance(one, Lit)
+        assert not isinstance(one, GracefulMixin)
+        assert (one.graceful_embedding, one.graceful_batch([1, 2, 3])) == ("net.body", (1, 2))
+        assert not hasattr(one, "graceful_logits")
+    assert_trained_like(fitted(module), by_hand({}))
+
+
+def first_two(batch):
+    return tuple(batch[:2])
+
+
+def test_terms_that_come_later_bring_their_own_paths():
+    module = make_graceful(make_graceful(Lit(), {}, embedding="net"), {"bias": bias}, embedding="net.body")
+    assert module.graceful_embedding == "net.body"
+
+
+def test_without_terms_or_paths_nothing_is_changed():
+    module = Lit()
+    assert make_graceful(module, {}) is module
+    assert type(module) is make_graceful(Lit, {}) is Lit
+
+
 Made = make_graceful(Lit, {"bias": bias})
 
 

@@ -8,6 +8,7 @@ from lightning_graceful.functional.statistics import Interval
 from lightning_graceful.report.compatibility.summary import CompatibilitySummary, Way
 from lightning_graceful.report.compatibility.words import (
     ends,
+    groups_of,
     hundredths,
     interval_in,
     measure_name,
@@ -21,6 +22,7 @@ from lightning_graceful.report.words import duration
 TONES: dict[str, Literal["accept", "reject", "undecided", "open"]] = {
     "yes": "accept", "yes?": "undecided", "mixed": "undecided", "no?": "reject", "no": "reject", "n/a": "open",
 }  # fmt: skip
+MOST_GROUPS = 4  # beside each other in every measure
 SIGNS = {"accept": "✓", "reject": "✕", "undecided": "?", "open": "–"}
 REASONS = {"yes?": "an interval holds 0", "no?": "an interval holds 0", "mixed": "in some measures"}
 
@@ -119,19 +121,23 @@ def measure_tables(summary: CompatibilitySummary) -> Iterator[tuple[str, Table]]
         yield measure_name(measure), Table(heads, first, rows, last)
 
 
-def group_table(summary: CompatibilitySummary) -> Table | None:
+def group_tables(summary: CompatibilitySummary) -> list[Table]:
     """Lay out the cross tests by group of queries, in every measure.
 
     Args:
         summary: The evaluation.
 
     Returns:
-        The table; None where there are no groups.
+        One table of a few groups, a table a measure of many; none where there are no groups.
     """
-    groups = list(dict.fromkeys(group for way in summary.ways for group in way.groups))
+    groups, measures = groups_of(summary), measures_of(summary)
     if not groups:
-        return None
-    places = [(group, measure) for group in groups for measure in measures_of(summary)]
+        return []
+    parts = [measures] if len(groups) <= MOST_GROUPS else [[measure] for measure in measures]
+    return [_by_group(summary, [(group, measure) for group in groups for measure in part]) for part in parts]
+
+
+def _by_group(summary: CompatibilitySummary, places: list[tuple[str, str]]) -> Table:
     heads = [(group, measure_name(measure)) for group, measure in places]
     rows = [[_share(way.groups.get(group), measure) for group, measure in places] for way in summary.ways]
     return Table(heads, [], rows, None)

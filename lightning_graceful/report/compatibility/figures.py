@@ -11,6 +11,7 @@ from lightning_graceful.report.compatibility.summary import ChainStep, Compatibi
 from lightning_graceful.report.compatibility.words import (
     beats_own,
     interval_in,
+    is_baseline,
     measure_name,
     measures_of,
     tenths,
@@ -60,8 +61,8 @@ def difference_figure(summary: CompatibilitySummary, field: str) -> go.Figure:
         field: "update_gain", "cross_gain" or "tax".
 
     Returns:
-        The figure; ways without a finite number have an empty row, and one that is worse by far, such as an
-        independent training, lies at the edge with its number beside it.
+        The figure; ways without a finite number have an empty row. Where more is better, one that is worse by far, such
+        as an independent training, lies at the edge with its number beside it.
 
     Example:
         >>> test, rise = {"map": Interval(0.5, 0.4, 0.6)}, {"map": Interval(0.25, 0.0, 0.5)}
@@ -71,7 +72,8 @@ def difference_figure(summary: CompatibilitySummary, field: str) -> go.Figure:
         [('mAP', (25.0,))]
     """
     measures, scale, digits = measures_of(summary), *SCALES.get(field, (100, 1))
-    floor = _floor([interval_in(getattr(way, field), measure) for way in summary.ways for measure in measures])
+    intervals = [interval_in(getattr(way, field), measure) for way in summary.ways for measure in measures]
+    floor = -math.inf if field == "tax" else _floor(intervals)
     figure = canvas(DIFFERENCES[field], "", height=110 + 44 * len(summary.ways))
     for number, (measure, shift) in enumerate(zip(measures, shifts(len(measures)), strict=True)):
         drawn = [
@@ -123,11 +125,11 @@ def trade_off_figure(summary: CompatibilitySummary, measure: str) -> go.Figure:
         if not (_is_finite(gain) and _is_finite(tax)):
             continue
         drawn, style = _scaled(gain, 1, floor), look(number, way.name) | {"mode": "markers+text"}
-        if verdict_of(way).word != "yes":
+        if verdict_of(way).word != "yes" or is_baseline(way):
             style["marker"] |= {"symbol": f"{style['marker']['symbol']}-open"}
         figure.add_scatter(
             x=[100 * tax.mean], y=[100 * drawn.mean], error_x=bars([tax]), error_y=bars([drawn]), **style,
-            text=[f"↓ {gain.mean:.2f}".replace("-", "−") if gain.mean < floor else ""], textposition="top right",
+            text=[f"↓ {gain.mean:.2f}".replace("-", "−") if gain.mean < floor else ""], textposition="top center",
             customdata=[f"{gain.mean:.2f}"], hovertemplate="tax %{x:.1f} points<br>update gain %{customdata}",
         )  # fmt: skip
     return figure.add_hline(y=0, line={"width": 1}).add_vline(x=0, line={"width": 1})
@@ -301,8 +303,12 @@ def _is_finite(interval: Interval) -> bool:
 
 def _floor(intervals: Sequence[Interval]) -> float:
     # As far below 0 as the best is above: else one way that is far worse leaves no room to tell the others apart.
-    best = max((interval.mean for interval in intervals if _is_finite(interval)), default=0.0)
-    return -max(best, 0.1)
+    ranked = sorted((interval for interval in intervals if _is_finite(interval)), key=lambda one: -one.mean)
+    floor = -max(ranked[0].mean if ranked else 0.0, 0.1)
+    for interval in ranked:
+        if interval.mean >= floor and math.isfinite(interval.low):
+            floor = min(floor, interval.low)  # and an interval is drawn whole
+    return floor
 
 
 def _scaled(interval: Interval, scale: float, floor: float) -> Interval:

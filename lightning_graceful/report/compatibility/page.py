@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from lightning_graceful.report.compatibility.cells import group_table, judgement, main_table, measure_tables
+from lightning_graceful.report.compatibility.cells import group_tables, judgement, main_table, measure_tables
 from lightning_graceful.report.compatibility.figures import all_figures, curve_name, predecessors
 from lightning_graceful.report.compatibility.summary import CompatibilitySummary, LostQuery
 from lightning_graceful.report.compatibility.words import (
@@ -56,7 +56,7 @@ def render_compatibility_page(summary: CompatibilitySummary) -> str:
         no_gain=why_no_gain(summary, next(iter(measures_of(summary)), "map")),
         main=main_table(summary),
         tables=list(measure_tables(summary)),
-        groups=group_table(summary),
+        groups=group_tables(summary),
         figures=set(drawn),
         backfills=[name for name in drawn if name.startswith("backfill_")],
         backfill_measures=list(dict.fromkeys(curve.measure for curve in summary.curves)),

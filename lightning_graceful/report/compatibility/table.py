@@ -1,6 +1,7 @@
 """The table that ``graceful evaluate`` prints; it fits into 80 columns."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -19,6 +20,7 @@ from lightning_graceful.report.compatibility.summary import (
 from lightning_graceful.report.compatibility.words import (
     beats_own,
     ends,
+    groups_of,
     hundredths,
     interval_in,
     measure_name,
@@ -30,8 +32,10 @@ from lightning_graceful.report.compatibility.words import (
 from lightning_graceful.report.words import counted, printable
 
 MOST_VERSIONS = 9  # columns of the matrix that fit
-LONGEST = 11  # letters of a name that always fit beside the numbers
+LONGEST = 11  # letters of a name that fit beside the numbers
 MOST_LETTERS = 33  # of a name that wraps; the rest is cut
+ABREAST = 3  # groups of queries beside each other
+GROUP_WIDTH = 18  # a number with its interval
 
 
 def print_compatibility(summary: CompatibilitySummary, console: Console) -> None:
@@ -49,7 +53,7 @@ def print_compatibility(summary: CompatibilitySummary, console: Console) -> None
         >>> print_compatibility(summary, Console(width=80, color_system=None))  # doctest: +ELLIPSIS
         Digits
         ...
-        copy         50.0 (+0.0)          n/a 50.0 n/a   no?
+        copy     50.0 (+0.0)          n/a 50.0 n/a   no?
         ...
     """
     for part in (*_ways(summary), *_remarks(summary), *_further(summary)):
@@ -65,14 +69,13 @@ def _ways(summary: CompatibilitySummary) -> Iterator[Text | Table]:
     heads = [f"cross {name}\n(- old/old)", f"update\ngain, {name}", *hits, f"self\n{name}", "tax", "beats\nold"]
     yield Text(printable(summary.title), style="bold")
     table = _table("way", *heads, gap=1)
-    table.columns[0].min_width = LONGEST
     old, own = interval_in(summary.old_self_test, "recall_at_1"), interval_in(summary.old_self_test, main)
     table.add_row("old/old", tenths(own.mean), "", *([tenths(old.mean)] if has_hits else []), tenths(own.mean))
     for way in summary.ways:
         hits = [_cross(way, "recall_at_1")] if has_hits else []
         cross, tax = ends(interval_in(way.cross_gain, main), "difference"), interval_in(way.tax, main)
         numbers = _two(_cross(way, main), cross), _gain(way, summary, main), *hits, _self(way, main)
-        table.add_row(_name(way.name, MOST_LETTERS), *numbers, _two(tenths(tax.mean), ends(tax)), verdict_of(way).short)
+        table.add_row(wrapped(way.name, LONGEST), *numbers, _two(tenths(tax.mean), ends(tax)), verdict_of(way).short)
     if summary.paragon_self_test is not None:
         best = tenths(interval_in(summary.paragon_self_test, main).mean)
         table.add_row("paragon", "", "", *([""] if has_hits else []), best)
@@ -98,7 +101,7 @@ def _remarks(summary: CompatibilitySummary) -> Iterator[Text]:
 
 
 def _further(summary: CompatibilitySummary) -> Iterator[Text | Table]:
-    if groups := list(dict.fromkeys(group for way in summary.ways for group in way.groups)):
+    if groups := groups_of(summary):
         yield from _groups(summary, groups)
     if summary.matrix is not None:
         yield from _matrix(summary.matrix)
@@ -120,11 +123,15 @@ def _further(summary: CompatibilitySummary) -> Iterator[Text | Table]:
 def _groups(summary: CompatibilitySummary, groups: list[str]) -> Iterator[Text | Table]:
     main = _main(summary)
     yield _title(f"Cross {measure_name(main)} by group of queries")
-    table = _table("way", *(_name(group, longest=24) for group in groups))
-    for way in summary.ways:
-        intervals = [interval_in(way.groups.get(group), main) for group in groups]
-        table.add_row(_name(way.name), *(f"{tenths(one.mean)} {ends(one)}" for one in intervals))
-    yield table
+    for first in range(0, len(groups), ABREAST):
+        if first:
+            yield Text()
+        part = groups[first : first + ABREAST]
+        table = _table("way", *(wrapped(group, GROUP_WIDTH, 2 * MOST_LETTERS) for group in part))
+        for way in summary.ways:
+            intervals = [interval_in(way.groups.get(group), main) for group in part]
+            table.add_row(wrapped(way.name, GROUP_WIDTH), *(f"{tenths(one.mean)} {ends(one)}" for one in intervals))
+        yield table
 
 
 def _matrix(matrix: Matrix) -> Iterator[Text | Table]:
@@ -184,7 +191,7 @@ def _title(words: str) -> Text:
 def _table(first: str, *heads: str | Text, gap: int = 2) -> Table:
     # The box itself puts a space between two columns.
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
-    table.add_column(first)
+    table.add_column(first, overflow="fold")  # names give way to numbers, and neither is cut
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     return table
@@ -193,6 +200,36 @@ def _table(first: str, *heads: str | Text, gap: int = 2) -> Table:
 def _name(name: str, longest: int | None = None) -> Text:
     # Text, so that brackets in a name are no markup.
     return Text("\n".join(_cut(line, longest or len(line)) for line in name.split("\n", 1)))
+
+
+def wrapped(name: str, width: int, longest: int = MOST_LETTERS) -> Text:
+    """Break a name into lines: after a space or an underscore where there is one, else anywhere.
+
+    Args:
+        name: Any text.
+        width: Most letters of a line.
+        longest: Most letters of the name; the rest is cut.
+
+    Returns:
+        The lines.
+
+    Example:
+        >>> wrapped("cosine_influence", 11).plain.split()
+        ['cosine_', 'influence']
+    """
+    lines = [""]
+    for piece in re.split(r"(?<=[\s_])", _cut(name, longest)):
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    # Text, so that brackets in a name are no markup.
+    return Text(
+        "\n".join(
+            line[start : start + width]
+            for line in map(str.rstrip, lines)
+            for start in range(0, max(len(line), 1), width)
+        )
+    )
 
 
 def _cut(text: str, longest: int) -> str:

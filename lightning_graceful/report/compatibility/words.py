@@ -8,6 +8,8 @@ from lightning_graceful.functional.statistics import Interval
 from lightning_graceful.report.compatibility.summary import MEASURES, CompatibilitySummary, Matrix, Way
 
 NAMES = {"map": "mAP", "map_at_r": "mAP@R", "recall_at_1": "R@1"}
+# By its detail: a summary that was read back from JSON has no more than that.
+BASELINES = frozenset({"old class mean of the predicted class"})
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
@@ -65,6 +67,34 @@ def measures_of(summary: CompatibilitySummary) -> list[str]:
     tests = [summary.old_self_test, *(way.cross_test for way in summary.ways)]
     found = list(dict.fromkeys(measure for test in tests for measure in test))
     return sorted(found, key=lambda measure: MEASURES.index(measure) if measure in MEASURES else len(MEASURES))
+
+
+def is_baseline(way: Way) -> bool:
+    """Tell whether a way is shown to be beaten: a collapse of classes may lead in a mean, but nobody would search so.
+
+    Args:
+        way: The way.
+
+    Returns:
+        Whether its detail is one of ``BASELINES``.
+
+    Example:
+        >>> [is_baseline(Way("a", detail, {}, {}, {}, {}, {}, {})) for detail in (*BASELINES, "weight 1")]
+        [True, False]
+    """
+    return way.detail in BASELINES
+
+
+def groups_of(summary: CompatibilitySummary) -> list[str]:
+    """List the groups of queries.
+
+    Args:
+        summary: The evaluation.
+
+    Returns:
+        Their names, each once.
+    """
+    return list(dict.fromkeys(group for way in summary.ways for group in way.groups))
 
 
 def measure_name(measure: str) -> str:
@@ -194,7 +224,7 @@ def headline(summary: CompatibilitySummary) -> list[str]:
         summary: The evaluation.
 
     Returns:
-        The sentences: how many ways are compatible, and what the best of them does.
+        The sentences: how many ways are compatible, and what the best of them does; a baseline is never the best.
     """
     verdicts, measures = [verdict_of(way).word for way in summary.ways], measures_of(summary)
     if all(word == "n/a" for word in verdicts):
@@ -211,6 +241,8 @@ def headline(summary: CompatibilitySummary) -> list[str]:
     said = [f"{opening} {better}"]
     main = measures[0]
     chosen = [way for way, verdict in zip(summary.ways, verdicts, strict=True) if verdict == "yes"]
+    if len(verdicts) > 1:
+        chosen = [way for way in chosen if not is_baseline(way)]
     best = max(chosen, key=lambda way: interval_in(way.cross_test, main).mean, default=None)
     return said if best is None else [*said, *_about(best, summary, main)]
 

@@ -19,6 +19,7 @@ from lightning_graceful.report.compatibility.summary import (
 )
 from tests.report.summaries import HOSTILE, picture
 
+COLLAPSE = "old class mean of the predicted class"  # as the bench says of its baseline
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 MEASURES = {"map": 0.52, "map_at_r": 0.45, "recall_at_1": 0.74}
 CLOTHES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -77,6 +78,23 @@ def small_gap():
     """A paragon that is hardly better."""
     paragon = by_measure(*(value + 0.023 for value in MEASURES.values()))
     return minimal(ways=(made(gap=0), made("other", gap=0)), paragon_self_test=paragon)
+
+
+# Draws of held-out classes, as their groups of queries are named.
+DRAWS = (
+    "T-shirt/top, Pullover, Shirt", "Trouser, Dress, Ankle boot", "Sandal, Sneaker, Bag", "Coat, Shirt, Dress",
+    "T-shirt/top, Trouser, Pullover", "Dress, Coat, Sandal", "Shirt, Sneaker, Bag", "Ankle boot, Bag, Coat",
+    "Pullover, Coat, Shirt", "Trouser, Sandal, Dress", "Sneaker, Ankle boot, Sandal", "Bag, T-shirt/top, Coat",
+)  # fmt: skip
+
+
+def by_draw(names=("copy", "other"), draws=DRAWS):
+    """Ways whose queries are of many draws: way ``i`` and draw ``j`` have 40 + i + 2j % in every measure."""
+    groups = [
+        {draw: by_measure(*[0.4 + 0.01 * place + 0.02 * number] * 3) for number, draw in enumerate(draws)}
+        for place in range(len(names))
+    ]
+    return minimal(ways=tuple(made(name, groups=one) for name, one in zip(names, groups, strict=True)))
 
 
 def empty():

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lightning_graceful.report.compatibility.export import compatibility_to_json, compatibility_to_markdown
-from tests.report.compatibility.summaries import empty, hostile, minimal, rich, small_gap
+from tests.report.compatibility.summaries import DRAWS, MEASURES, by_draw, empty, hostile, minimal, rich, small_gap
 
 MAKERS = [rich, small_gap, minimal, empty, hostile]
 
@@ -53,6 +53,18 @@ def test_markdown_says_what_came_out():
     assert "✓ yes" in row
     assert "n/a gap 2.3 points" in row
     assert "+5.0 [+4.2, +5.8]" in row.replace("\\", "")
+
+
+def test_many_groups_are_tables_of_a_few_in_the_first_measure():
+    text = compatibility_to_markdown(by_draw()).replace("\\", "")
+    heads = [[cell.strip() for cell in row.split("|")[2:-1]] for row in text.splitlines() if row.startswith("| Way |")]
+    assert heads[1:] == [[f"{draw} mAP" for draw in DRAWS[first : first + 4]] for first in (0, 4, 8)]
+    rows = [row for row in text.splitlines() if row.startswith("| other |")]
+    assert (
+        rows[2] == "| other | 49.0 % [48.0, 50.0] | 51.0 % [50.0, 52.0] | 53.0 % [52.0, 54.0] | 55.0 % [54.0, 56.0] |"
+    )
+    few = compatibility_to_markdown(by_draw(draws=DRAWS[:2]))
+    assert few.count(DRAWS[1]) == len(MEASURES)
 
 
 def test_what_is_built_on_old_embeddings_is_told():

@@ -8,6 +8,7 @@ import pytest
 from lightning_graceful.report.compatibility import figures
 from lightning_graceful.report.compatibility.summary import ChainStep, Curve, Matrix
 from tests.report.compatibility.summaries import (
+    COLLAPSE,
     MEASURES,
     UNKNOWN,
     by_measure,
@@ -59,6 +60,25 @@ def test_a_way_that_is_far_worse_leaves_room_for_the_others():
     assert (apart.y[0], apart.text) == (pytest.approx(-0.25), ("↓ −2.00",))
 
 
+def test_an_interval_is_drawn_whole_before_a_way_lies_at_the_edge():
+    gains = by_measure(0.02, 0.02, 0.02)
+    gains["map"] = gains["map"]._replace(low=-0.3)
+    summary = compared(made("a"), made("wide", cross_gain=gains), made("independent", rise=(-0.4, -0.4, -0.4)))
+    cross = figures.difference_figure(summary, "cross_gain").data[0]
+    assert bars(cross)[1][0] == pytest.approx(-30)
+    assert (cross.x[2], cross.text) == (pytest.approx(-30), ("", "", "← −40.0"))
+
+
+def test_every_tax_lies_where_it_is():
+    """Less than nothing is better than the paragon: it is no way that is worse by far."""
+    taxes = compared(made("a", tax=(0.02, 0.02, 0.02)), made("b", tax=(-0.15, -0.12, -0.3)))
+    drawn = figures.difference_figure(taxes, "tax")
+    assert drawn.data[0].x == pytest.approx((2, -15))
+    assert bars(drawn.data[2])[1] == pytest.approx((-30.4, -29.6))
+    assert {text for trace in drawn.data for text in trace.text} == {""}
+    assert drawn.layout.xaxis.range is None
+
+
 def test_ends_without_bound_draw_no_bar():
     gains = by_measure(0.25, 0.2, 0.1)
     gains["map"] = gains["map"]._replace(low=-np.inf, high=np.inf)
@@ -72,6 +92,8 @@ def test_what_is_not_compatible_is_hollow():
     assert bars(good, "y")[0] == pytest.approx((0.2, 0.3))
     assert not good.marker.symbol.endswith("-open")
     assert mixed.marker.symbol.endswith("-open")
+    _, baseline = figures.trade_off_figure(compared(made("a"), made("c", COLLAPSE, rise=(0.1, 0.1, 0.1))), "map").data
+    assert baseline.marker.symbol.endswith("-open")
 
 
 def test_the_matrix_shows_its_lower_triangle():

@@ -8,7 +8,18 @@ import pytest
 
 from lightning_graceful.report.compatibility.page import render_compatibility_page, write_compatibility_page
 from lightning_graceful.report.compatibility.summary import Downstream, LostQuery
-from tests.report.compatibility.summaries import MEASURES, by_measure, empty, hostile, made, minimal, rich, small_gap
+from tests.report.compatibility.summaries import (
+    DRAWS,
+    MEASURES,
+    by_draw,
+    by_measure,
+    empty,
+    hostile,
+    made,
+    minimal,
+    rich,
+    small_gap,
+)
 from tests.report.summaries import HOSTILE, picture
 
 
@@ -41,6 +52,17 @@ def test_numbers_of_ways_are_on_it():
     assert '<small>+5.0</small><small><span class="whole">[+4.2, +5.8]</span></small>' in page
     assert "gap 2.3\u00a0points" in page
     assert "no paragon" in render_compatibility_page(minimal())
+
+
+def test_many_groups_have_a_table_a_measure():
+    page = body(render_compatibility_page(by_draw()))
+    section = page.split("By group of queries</h3>")[1].split("All numbers in")[0]
+    tables = re.findall("<table.*?</table>", section, re.DOTALL)
+    assert [table.count('<th scope="col">') for table in tables] == [len(DRAWS)] * 3
+    assert re.findall("By group in <bdi>(.*?)</bdi>", section) == ["mAP@R", "R@1"]
+    few = body(render_compatibility_page(by_draw(draws=DRAWS[:2])))
+    assert "By group in" not in few
+    assert few.split("By group of queries</h3>")[1].split("</table>")[0].count('<th scope="col">') == 6
 
 
 def test_every_figure_of_one_way_has_its_place():

@@ -7,7 +7,18 @@ import pytest
 from rich.console import Console
 
 from lightning_graceful.report.compatibility.table import print_compatibility
-from tests.report.compatibility.summaries import empty, hostile, made, minimal, rich, small_gap, versions
+from tests.report.compatibility.summaries import (
+    DRAWS,
+    by_draw,
+    by_measure,
+    empty,
+    hostile,
+    made,
+    minimal,
+    rich,
+    small_gap,
+    versions,
+)
 
 
 def printed(summary, width=80):
@@ -35,6 +46,48 @@ def test_no_number_is_cut():
     assert "[-32.0, -30.4]" in text
     assert "[-1.61, -1.51]" in text
     assert "[15.0, 15.8]" in text
+
+
+# Of conf/ways/bct.yaml, the longest.
+LONG = ("class_collapse", "cosine_influence", "mixed_gallery", "gallery_search", "independent")
+
+
+def first_column(text, width):
+    """What stands in the first letters of the rows of ways, without breaks."""
+    rows = text.split("old/old    ", 1)[1].split("paragon")[0].splitlines()
+    return "".join(row[:width].strip() for row in rows[1:])
+
+
+@pytest.mark.parametrize("tax", [0.154, -0.154])
+def test_names_are_whole_beside_the_widest_numbers(tax):
+    ways = [made(name, rise=(-0.312,) * 3, tax=(tax,) * 3, shared_self_test=by_measure(0.6, 0.5, 0.4)) for name in LONG]
+    text = printed(minimal(ways=tuple(ways), paragon_self_test=by_measure(0.72, 0.65, 0.94)))
+    table = text.split("paragon")[0]
+    assert "…" not in table
+    assert max(map(len, text.splitlines())) <= 80
+    assert first_column(text, 10 if tax < 0 else 11) == "".join(LONG)
+    if tax > 0:
+        assert [row.split()[0] for row in table.splitlines() if row.startswith(("cosine", "mixed"))] == [
+            "cosine_",
+            "mixed_",
+        ]
+    for number in ("[-32.0, -30.4]", "[-1.61, -1.51]", "[15.0, 15.8]" if tax > 0 else "[-15.8, -15.0]"):
+        assert table.count(number) == len(LONG)
+
+
+def test_many_groups_stand_a_few_abreast():
+    text = printed(by_draw(LONG)).split("by group of queries")[1]
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    blocks = text.strip().split("\n\n")
+    assert len(blocks) == 4
+    for number, block in enumerate(blocks):
+        head, _, body = block.partition("─")
+        assert all(word.strip(",") in head for draw in DRAWS[3 * number : 3 * number + 3] for word in draw.split())
+        for place, name in enumerate(LONG):
+            shares = [40 + place + 2 * draw for draw in range(3 * number, 3 * number + 3)]
+            cells = [word for share in shares for word in (f"{share}.0", f"[{share - 1}.0,", f"{share + 1}.0]")]
+            assert line(body, name) == [name, *cells]
 
 
 def test_numbers_stand_in_their_columns():

@@ -2,16 +2,19 @@
 
 import pytest
 
+from lightning_graceful.experiment.search_ways import CollapsedWay
 from lightning_graceful.report.compatibility.words import (
     beats_own,
     ends,
     headline,
+    is_baseline,
     measures_of,
     tenths,
     verdict_of,
     why_no_gain,
 )
 from tests.report.compatibility.summaries import (
+    COLLAPSE,
     MEASURES,
     UNKNOWN,
     by_measure,
@@ -54,6 +57,17 @@ def test_the_best_is_the_best_of_the_compatible():
     assert first.endswith("(mAP, mAP@R and R@1).")
     assert second.startswith("Best in the old gallery: contrastive, mAP 65.")
     assert [line.split()[0] for line in rest] == ["Update", "Where"]
+
+
+def test_a_baseline_is_judged_but_never_the_best():
+    baseline, copy = made("class_collapse", COLLAPSE, rise=(0.3, 0.3, 0.3)), made("copy")
+    first, second, *_ = headline(minimal(ways=(baseline, copy)))
+    assert first.startswith("2 of 2 ways are backward compatible: ")
+    assert second.startswith("Best in the old gallery: copy, mAP 57.0 %")
+    (line,) = headline(minimal(ways=(baseline, made("copy", rise=(-0.1, -0.1, -0.1)))))
+    assert line.startswith("1 of 2 ways is backward compatible: ")
+    assert is_baseline(made(detail=CollapsedWay.detail))
+    assert not is_baseline(copy)
 
 
 def test_one_way_is_called_by_its_name():
