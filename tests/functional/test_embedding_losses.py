@@ -402,7 +402,7 @@ def test_a_label_without_a_column_is_refused(name):
         (lambda z, o, y: mixed_gallery_loss(z, o, y, head(), y), "is_old as bool"),
         (lambda z, o, y: class_means(o, y, [0, 9]), r"got none of \[9\]"),
         (lambda z, o, y: class_means(o, y, [0, 0]), "each once"),
-        (lambda z, o, y: class_means(poisoned(o), y, [0]), "finite"),
+        (lambda z, o, y: class_means(poisoned(o), y, [0]), "finite old_embedding"),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

@@ -1,6 +1,6 @@
 """Checks of arguments that the losses on embeddings share, and their last step, the mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -9,18 +9,18 @@ from torch import Tensor
 from lightning_graceful.functional.distillation import Reduction
 
 
-def check_embeddings(new_embedding: Tensor, **old: Tensor) -> None:
+def check_embeddings(new_embedding: Tensor | None = None, **old: Tensor) -> None:
     """Check that embeddings are finite floating matrices, and the old ones constants.
 
     Args:
-        new_embedding: Of the model in training, shape ``(N, d)``.
+        new_embedding: Of the model in training, shape ``(N, d)``; None where only old ones play a part.
         old: Of the old model, by the name that errors use, shape ``(., d_old)``.
 
     Raises:
         ValueError: If one holds NaN or Inf, or is not as :func:`check_matrices` wants it.
     """
     check_matrices(new_embedding, **old)
-    named = {"new_embedding": new_embedding, **old}
+    named = _named(new_embedding, old)
     # One transfer to the host for all: this runs in every training step.
     finite = torch.stack([torch.isfinite(rows.detach()).all() for rows in named.values()]).tolist()
     for name, is_finite in zip(named, finite, strict=True):
@@ -28,17 +28,17 @@ def check_embeddings(new_embedding: Tensor, **old: Tensor) -> None:
             raise ValueError(f"Expected finite {name}, got NaN or Inf. {_remedy(name)}")
 
 
-def check_matrices(new_embedding: Tensor, **old: Tensor) -> None:
+def check_matrices(new_embedding: Tensor | None = None, **old: Tensor) -> None:
     """Check what can be told of embeddings without a look at their values.
 
     Args:
-        new_embedding: Of the model in training, shape ``(N, d)``.
+        new_embedding: Of the model in training, shape ``(N, d)``; None where only old ones play a part.
         old: Of the old model, by the name that errors use, shape ``(., d_old)``.
 
     Raises:
         ValueError: If one is no floating matrix, or an old one requires grad.
     """
-    for name, rows in {"new_embedding": new_embedding, **old}.items():
+    for name, rows in _named(new_embedding, old).items():
         if rows.ndim != 2 or not rows.is_floating_point() or not rows.shape[1]:
             raise ValueError(
                 f"Expected {name} as a floating matrix (N, d), got {rows.dtype} of shape {tuple(rows.shape)}. "
@@ -47,6 +47,10 @@ def check_matrices(new_embedding: Tensor, **old: Tensor) -> None:
     for name, rows in old.items():
         if rows.requires_grad:
             raise ValueError(f"Expected {name} without grad: the old model is frozen. Use OldModel, or .detach() it.")
+
+
+def _named(new_embedding: Tensor | None, old: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return old if new_embedding is None else {"new_embedding": new_embedding, **old}
 
 
 def check_rows(rows: Tensor, **others: Tensor) -> None:

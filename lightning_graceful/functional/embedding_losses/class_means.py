@@ -31,7 +31,7 @@ def class_means(old_embedding: Tensor, target: Tensor, classes: Sequence[int]) -
         tensor([[0., 5.],
                 [2., 0.]])
     """
-    check_embeddings(old_embedding.detach(), old_embedding=old_embedding)
+    check_embeddings(old_embedding=old_embedding)
     check_target(target, old_embedding)
     wanted = torch.as_tensor(classes, dtype=torch.int64, device=target.device)
     if wanted.ndim != 1 or len(set(wanted.tolist())) != len(wanted):
