@@ -26,6 +26,7 @@ EXIT_USAGE = 2
 EXIT_BAD_DATA = 65
 EXIT_CRASH = 70
 EXIT_INTERRUPTED = 130  # as shells say of Ctrl-C
+EXIT_TERMINATED = 143  # as shells say of SIGTERM
 # What undecided may be made to leave with.
 POLICIES = {"report": EXIT_UNDECIDED, "pass": EXIT_ACCEPT, "fail": EXIT_REJECT}
 

@@ -8,16 +8,19 @@ from typing import TypeVar
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from lightning_graceful.cli import EXIT_BAD_DATA, EXIT_CRASH, EXIT_USAGE
+from lightning_graceful.cli import EXIT_BAD_DATA, EXIT_CRASH, EXIT_TERMINATED, EXIT_USAGE
 from lightning_graceful.data.rows import CacheError
 
 Result = TypeVar("Result")
 
 
 def reported(job: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
-    """Turn errors of a job into exit codes: 65 for bad data or arguments, 70 for a crash; neither reads as a verdict.
+    """Turn errors of a job into exit codes that do not read as a verdict.
+
+    65 for bad data or arguments, 70 for a crash, 143 where SIGTERM stopped a training.
 
     Args:
         job: Runs a composed config.
@@ -30,6 +33,8 @@ def reported(job: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Resu
     def run(cfg: DictConfig) -> Result:
         try:
             return job(cfg)
+        except SIGTERMException:
+            sys.exit(EXIT_TERMINATED)  # its own code is 0
         except Exception as error:
             cause = _cause(error)
             if isinstance(cause, OmegaConfBaseException):
