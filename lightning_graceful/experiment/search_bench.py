@@ -283,11 +283,17 @@ def _over_seeds(seeds: Sequence[_Found]) -> _Found:
 
 def _joined(draws: Sequence[_Found]) -> _Found:
     # The queries of all draws side by side.
+    query = np.concatenate([draw.query for draw in draws])
+    again = len(query) - len(np.unique(query))
     return _Found(
         name=f"{len(draws)} draws of held-out classes",
-        told=(*draws[0].told[:-1], "Held out of both trainings, and searched: one draw of classes at a time."),
+        told=(
+            *draws[0].told[:-1],
+            "Held out of both trainings, and searched: one draw of classes at a time.",
+            *([f"{again:,} queries are images of an earlier draw's; intervals take them as others."] if again else []),
+        ),
         gallery=sum(draw.gallery for draw in draws),
-        query=np.concatenate([draw.query for draw in draws]),
+        query=query,
         is_old=np.concatenate([draw.is_old for draw in draws]),
         tests={key: np.concatenate([draw.tests[key] for draw in draws], axis=1) for key in draws[0].tests},
         seconds={way: sum(draw.seconds[way] for draw in draws) for way in draws[0].seconds},

@@ -211,6 +211,15 @@ def test_folds_bring_their_own_queries_and_draws_are_pooled(opened, way):
     )
 
 
+def test_images_that_two_draws_search_with_are_told(opened, tmp_path):
+    assert not any("earlier draw" in told for told in opened[0]["all draws"].protocol)
+    found, seen = watched(tmp_path, "seeds=[0]", "epochs=1", "draws=[[0,4],[0,7]]", ways=["independent"])
+    first, second = (set(trial.halves.query.indices) for _, trial, _ in seen)
+    assert len(first & second) > 9
+    told = f"{len(first & second)} queries are images of an earlier draw's; intervals take them as others."
+    assert found["all draws"].protocol[-1] == told
+
+
 def test_time_is_that_of_the_draw(opened):
     for way in WAYS:
         seconds = [sum(one.seconds for name, _, one in part if name == way) for part in halved(opened[1])]
