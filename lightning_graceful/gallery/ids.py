@@ -67,11 +67,34 @@ class ItemIds:
         missing = wanted[found < 0]
         if len(missing):
             raise ValueError(
-                f"Expected ids of items in the gallery, got {len(missing)} others: {missing[:3].tolist()}. Build the "
-                "index anew to add items."
+                f"Expected ids of items in the gallery, got {len(missing)} others: {missing[:3].tolist()}. add() "
+                "takes new items."
             )
         refuse_repeated(wanted)
         return found
+
+    def joined(self, ids: Ids) -> "ItemIds":
+        """Put new items behind those of the gallery.
+
+        Args:
+            ids: Of the gallery's kind, shape ``(N,)``.
+
+        Returns:
+            All ids, shape ``(G + N,)``.
+
+        Raises:
+            ValueError: If they are of another kind, one is there already, or one comes twice; names some.
+        """
+        added = as_array(ids)
+        there = added[self.positions(added) >= 0]
+        if len(there):
+            raise ValueError(
+                f"Expected ids of new items, got {len(there)} that are in the gallery: {there[:3].tolist()}. refresh() "
+                "takes new embeddings of those."
+            )
+        # The kind of nothing is int64, whatever comes.
+        parts = [part for part in (self.values, added) if len(part)]
+        return ItemIds(np.concatenate(parts) if parts else self.values)
 
     @cached_property
     def _order(self) -> NDArray[np.int64]:

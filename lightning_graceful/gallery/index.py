@@ -64,6 +64,8 @@ class GalleryIndex:
 
     distance: Distance
     versions: tuple[Version, ...]
+    _rows: NDArray[np.float32]
+    _codes: NDArray[np.uint16]
 
     def __init__(self, content: Content) -> None:
         self._ids = ItemIds(content.ids)
@@ -311,6 +313,71 @@ class GalleryIndex:
         """
         return {"query_ids": self.positions(query_ids), "gallery_ids": torch.arange(len(self))}
 
+    def add(
+        self,
+        ids: Ids,
+        embeddings: Tensor,
+        *,
+        labels: Tensor | None = None,
+        version: str,
+        fingerprint: str | None = None,
+    ) -> None:
+        """Append items that came later, such as those of a new model, beside the old ones that stay as they are.
+
+        Takes the time of a pass over the index, however many come, and the memory of a second one while it is made;
+        what was mapped from disk is then in memory until :meth:`save`.
+
+        Args:
+            ids: Of items that are not in the index, each once, of its kind, shape ``(N,)``.
+            embeddings: Floating, shape ``(N, d)``, in the space of the index; normalised or not.
+            labels: Integer, shape ``(N,)``; given if, and only if, the index has labels.
+            version: Name of the model that embedded them; a new one joins ``versions``.
+            fingerprint: Of that model.
+
+        Raises:
+            ValueError: If an argument is not as said; then nothing is changed.
+
+        Example:
+            >>> index = GalleryIndex.build(torch.eye(2), ["cat", "dog"], version="v1")
+            >>> index.add(["emu"], torch.tensor([[1.0, 1.0]]), version="v2")
+            >>> index.counts
+            {'v1': 2, 'v2': 1}
+        """
+        joined = self._ids.joined(ids)
+        values = joined.values[len(self) :]
+        rows = sound_rows("new", in_space("new", embeddings, self.dimensions), values)
+        if (labels is None) != (self._labels is None):
+            has, got = ("no labels", "some") if self._labels is None else ("labels", "none")
+            raise ValueError(f"Expected new items as those of the index, which have {has}, but got {got}.")
+        known = labels if labels is None else integers("labels", labels, embeddings).cpu()
+        number = self._enter(version, fingerprint)
+        if known is not None and self._labels is not None:
+            self._labels = torch.cat([self._labels, known])
+        self._ids = joined
+        self._rows = np.concatenate([self._rows, rows.numpy()])
+        self._codes = np.append(self._codes, np.full(len(rows), number, np.uint16))
+
+    def remove(self, ids: Ids) -> None:
+        """Take items out; those behind them move up. Time and memory as for :meth:`add`.
+
+        Args:
+            ids: Of items in the index, each once, shape ``(N,)``.
+
+        Raises:
+            ValueError: If one is unknown or comes twice; then nothing is changed.
+
+        Example:
+            >>> index = GalleryIndex.build(torch.eye(2), ["cat", "dog"])
+            >>> index.remove(["cat"])
+            >>> index.ids.tolist()
+            ['dog']
+        """
+        stays = np.ones(len(self), np.bool_)
+        stays[self._ids.known(ids)] = False
+        self._ids = ItemIds(self.ids[stays])
+        self._rows, self._codes = self._rows[stays], self._codes[stays]
+        self._labels = None if self._labels is None else self._labels[torch.from_numpy(stays)]
+
     def refresh(self, ids: Ids, embeddings: Tensor, *, version: str, fingerprint: str | None = None) -> None:
         """Replace the rows of some items by another model's.
 
@@ -325,9 +392,7 @@ class GalleryIndex:
         """
         positions = self._ids.known(ids)
         rows = sound_rows("new", in_space("new", embeddings, self.dimensions), self.ids[positions])
-        number = self._number_of(version, fingerprint)
-        if number == len(self.versions):
-            self.versions = (*self.versions, Version(version, fingerprint))
+        number = self._enter(version, fingerprint)
         self._rows[positions] = rows.numpy()
         self._codes[positions] = number
 
@@ -345,7 +410,8 @@ class GalleryIndex:
         """Replace all rows by another model's, a part at a time, and report before the first part and after each.
 
         A refresh that was stopped goes on where it was, if it is called again with the same arguments on the index as
-        it was saved: rows that are of ``version`` are left alone, and the first report tells how far it is.
+        it was saved: rows that are of ``version`` are left alone, and the first report tells how far it is. Items may
+        be added between two parts, not removed.
 
         Args:
             embeddings: Of the new model, by position, shape ``(G, d)``; or a function from the ids of a part to theirs,
@@ -362,7 +428,7 @@ class GalleryIndex:
             Reports, each made when it is asked for; so is the part before it replaced.
 
         Raises:
-            ValueError: If an argument is not as said.
+            ValueError: If an argument is not as said, or items are removed between two parts.
 
         Example:
             >>> index = GalleryIndex.build(torch.eye(2).flip(0), [7, 8], labels=torch.tensor([0, 1]), version="v1")
@@ -379,6 +445,12 @@ class GalleryIndex:
 
     def _hold(self, content: Content) -> None:
         self._rows, self._codes = content.rows, content.codes
+
+    def _enter(self, name: str, fingerprint: str | None) -> int:
+        number = self._number_of(name, fingerprint)
+        if number == len(self.versions):
+            self.versions = (*self.versions, Version(name, fingerprint))
+        return number
 
     def _number_of(self, name: str, fingerprint: str | None) -> int:
         # Place of a version; of a new one the place that it will have.

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -170,7 +171,7 @@ def _reports(
     probe: Probe | None,
     path: Path | None,
 ) -> Iterator[RefreshReport]:
-    before = None
+    held, before = index.ids, None
     if probe is not None:
         before = probe.lists(index) if probe.before is None else probe.before
     todo = [batch[~index.is_of(version.name)[batch]] for batch in batches]
@@ -179,6 +180,11 @@ def _reports(
     for part, batch in enumerate(todo[begun:], begun + 1):
         if not len(batch):
             continue  # a refresh in another order was there before
+        if index.ids is not held and not np.array_equal(index.ids[: len(held)], held):
+            raise ValueError(
+                "Expected the items that the refresh began with, but some were removed. Begin again with a new order: "
+                "it goes on where it was."
+            )
         ids = index.ids[batch.numpy()]
         rows = embeddings[batch.to(embeddings.device)] if isinstance(embeddings, Tensor) else embeddings(ids)
         index.refresh(ids, rows, version=version.name, fingerprint=version.fingerprint)

@@ -173,6 +173,95 @@ def test_there_is_a_bound_to_the_versions(monkeypatch):
         index.refresh(WORDS[:1], torch.ones(1, D), version="v3")
 
 
+# -- items that come and go --------------------------------------------------------------------------------------------
+
+
+def same(index, other):
+    assert index.ids.tolist() == other.ids.tolist()
+    assert index.ids.dtype == other.ids.dtype
+    assert torch.equal(index.embeddings, other.embeddings)
+    assert (index.labels is None and other.labels is None) or torch.equal(index.labels, other.labels)
+    assert index.search(rows(3, seed=1), k=9).ids.tolist() == other.search(rows(3, seed=1), k=9).ids.tolist()
+
+
+@pytest.mark.parametrize("ids", [WORDS, list(range(500, 500 - G, -1))])
+@pytest.mark.parametrize("labels", [None, torch.arange(G, dtype=torch.int32) % 4])
+@pytest.mark.parametrize("cut", [0, 1, 33, G])
+def test_items_that_were_added_are_as_those_it_was_built_with(ids, labels, cut, tmp_path):
+    def part(of):
+        return None if labels is None else labels[of]
+
+    first, rest = slice(cut), slice(cut, None)
+    GalleryIndex.build(rows()[first], ids[first], labels=part(first), version="v1").save(tmp_path)
+    index = GalleryIndex.load(tmp_path)
+    index.add(ids[rest], rows()[rest].double(), labels=part(rest), version="v2", fingerprint="abc")
+    same(index, index_of(ids, labels=labels))
+    assert index.counts == {"v1": cut, "v2": G - cut}
+    assert index.version_of.tolist() == [0] * cut + [1] * (G - cut)
+    assert index.positions(ids).tolist() == list(range(G))
+    assert len(GalleryIndex.load(tmp_path)) == cut  # what is on disk waits for a save
+    index.save(tmp_path)
+    same(GalleryIndex.load(tmp_path), index)
+    index.refresh(ids[:3], torch.ones(3, D), version="v3")  # the index may be written to
+    assert index.embeddings[:3].unique().tolist() == [1]
+
+
+def test_longer_ids_are_not_cut():
+    index = index_of(["a", "b"])
+    index.add(["much longer"], torch.ones(1, D), version="v1")
+    assert index.ids.tolist() == ["a", "b", "much longer"]
+    assert [version.name for version in index.versions] == ["v1"]
+
+
+@pytest.mark.parametrize("labels", [None, torch.arange(G) % 4])
+def test_items_that_were_removed_are_as_if_they_had_never_been(labels, tmp_path):
+    index_of(labels=labels).save(tmp_path)
+    index = GalleryIndex.load(tmp_path)
+    index.refresh(WORDS[30:], rows()[30:], version="v2")
+    index.remove([WORDS[35], WORDS[0], WORDS[7]])
+    stays = [i for i in range(G) if i not in {0, 7, 35}]
+    kept = None if labels is None else labels[stays]
+    same(index, GalleryIndex.build(rows()[stays], [WORDS[i] for i in stays], labels=kept))
+    assert index.counts == {"v1": 28, "v2": 9}
+    assert index.positions([WORDS[0], WORDS[8]]).tolist() == [-1, 6]
+    index.remove([])
+    index.remove(index.ids)
+    assert len(index) == 0
+    again = None if labels is None else labels[:2]
+    index.add([4, 5], rows(2), labels=again, version="v2")  # nothing has no kind of ids
+    assert index.search(rows(2), k=1).ids.tolist() == [[4], [5]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": ["new", "item/00"]}, r"new items, got 1 that are in the gallery: \['item/00'\]. refresh\(\)"),
+        ({"ids": ["new", "new"]}, "each id once"),
+        ({"ids": [1, 2]}, "ids as the gallery's"),
+        ({"ids": ["new"]}, "for 1 ids"),
+        ({"embeddings": torch.full((2, D), torch.nan)}, r"finite new embeddings.*\['new', 'newer'\]"),
+        ({"embeddings": torch.ones(2, 9)}, "new embeddings of 6 dimensions.*fit_width"),
+        ({"labels": None}, "which have labels, but got none"),
+        ({"labels": torch.zeros(2)}, "integer labels"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, r"of shape \(3,\)"),
+        ({"version": "v1", "fingerprint": "b"}, "'v1' to be the model of fingerprint a, got b"),
+    ],
+)
+def test_what_cannot_be_added_changes_nothing(change, message):
+    index = index_of(fingerprint="a", labels=torch.zeros(G, dtype=torch.int64))
+    good = {"ids": ["new", "newer"], "embeddings": torch.ones(2, D), "labels": torch.ones(2).long(), "version": "v2"}
+    with pytest.raises(ValueError, match=message):
+        index.add(**{**good, **change})
+    with pytest.raises(ValueError, match="which have no labels, but got some"):
+        index_of().add(**good)
+    with pytest.raises(ValueError, match="got 1 others"):
+        index.remove(["item/00", "what"])
+    with pytest.raises(ValueError, match="each id once"):
+        index.remove(["item/00", "item/00"])
+    same(index, index_of(labels=torch.zeros(G, dtype=torch.int64)))
+    assert index.counts == {"v1": G}
+
+
 # -- from a model and a loader -----------------------------------------------------------------------------------------
 
 

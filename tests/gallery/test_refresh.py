@@ -180,3 +180,35 @@ def test_bad_probes_are_refused_before_anything_is_replaced(probe, labels, messa
     with pytest.raises(ValueError, match=message):
         next(refresh(index, probe=probe))
     assert torch.equal(index.embeddings, OLD)
+
+
+@pytest.mark.parametrize("given", ["tensor", "function"])
+def test_items_may_come_while_a_refresh_is_on_its_way(given, tmp_path):
+    index, rows = index_of(), dict(zip(WORDS, NEW, strict=True))
+    embeddings = NEW if given == "tensor" else lambda ids: torch.stack([rows[one] for one in ids])
+    probe = Probe(QUERY, QUERY_LABELS)
+    reports = refresh(index, embeddings, probe=probe, path=tmp_path)
+    for _ in range(2):
+        next(reports)
+    index.add(["late"], torch.ones(1, D), labels=torch.tensor([0]), version="v1")
+    last = [*reports][-1]
+    assert torch.equal(index.embeddings, torch.cat([NEW, torch.ones(1, D)]))
+    assert index.counts == {"v1": 1, "v2": G}
+    assert last.share == G / (G + 1)
+    expected = retrieval_metrics(QUERY, index.embeddings, QUERY_LABELS, torch.cat([LABELS, torch.tensor([0])]))
+    assert last.measures["map"] == expected["map"].item()
+    assert len(GalleryIndex.load(tmp_path)) == G + 1
+
+
+def test_a_refresh_whose_items_were_removed_begins_again():
+    index = index_of()
+    reports = refresh(index)
+    for _ in range(2):
+        next(reports)
+    index.remove([WORDS[ORDER[-1]]])
+    with pytest.raises(ValueError, match=r"some were removed\. Begin again"):
+        next(reports)
+    stays = torch.arange(G) != ORDER[-1]
+    reports = refresh(index, NEW[stays], order=torch.arange(G - 1))
+    assert [*reports][-1].share == 1
+    assert torch.equal(index.embeddings, NEW[stays])
