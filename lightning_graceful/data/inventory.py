@@ -3,9 +3,12 @@
 A folder that holds anything but files of a store is never taken for one, whatever its name.
 """
 
+import contextlib
+import os
 import re
 import shutil
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +68,7 @@ def stores(cache_dir: Path | str) -> list[StoreInfo]:
     """List the stores of a folder, or the folder itself where it is a store.
 
     Args:
-        cache_dir: The folder; links in it are passed over.
+        cache_dir: The folder; links in it are passed over, and so is what another process deletes meanwhile.
 
     Returns:
         One entry a store, by path; those that cannot be used say why.
@@ -88,7 +91,7 @@ def stores(cache_dir: Path | str) -> list[StoreInfo]:
         if is_store(folder):
             return [_describe(folder)]
         entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink())
-        return [_describe(entry) for entry in entries if is_store(entry)]
+        return list(_still_there(entries))
     except OSError as error:
         raise CacheError(f"Expected to read {folder}, got {error}. Pass a folder that may be read.") from error
 
@@ -146,9 +149,23 @@ def parse_bytes(text: str | int) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-def files_in(folder: Path) -> list[Path]:
-    """List the entries of a folder by name."""  # noqa: DOC201
-    return sorted(folder.iterdir())
+def files_in(folder: Path) -> dict[str, os.stat_result]:
+    """Look at the entries of a folder.
+
+    Args:
+        folder: The folder; another process may be writing there.
+
+    Returns:
+        The state of each entry (of a link: its own), by name, without those that went away meanwhile.
+
+    Raises:
+        OSError: If the folder cannot be read.
+    """
+    states = {}
+    for file in sorted(folder.iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # the draft of a manifest lives for a moment
+            states[file.name] = file.lstat()
+    return states
 
 
 def is_store(folder: Path) -> bool:
@@ -165,11 +182,18 @@ def is_store(folder: Path) -> bool:
     files = files_in(folder)
     if not files:
         return OUR_FOLDERS.fullmatch(folder.name) is not None
-    return all(OUR_FILES.fullmatch(file.name) and stat.S_ISREG(file.lstat().st_mode) for file in files)
+    return all(OUR_FILES.fullmatch(name) and stat.S_ISREG(state.st_mode) for name, state in files.items())
+
+
+def _still_there(folders: list[Path]) -> Iterator[StoreInfo]:
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError):  # pruned by another process
+            if is_store(folder):
+                yield _describe(folder)
 
 
 def _describe(folder: Path) -> StoreInfo:
-    states = {file.name: file.stat() for file in files_in(folder)}
+    states = files_in(folder)
     disk_bytes = sum(state.st_blocks * BLOCK for state in states.values())
     last_used = states.get(MANIFEST, folder.stat()).st_mtime
     try:

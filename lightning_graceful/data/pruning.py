@@ -79,8 +79,8 @@ def delete(info: StoreInfo) -> bool:
             if not claims.take_all() or not is_store(info.path):
                 return False
             info.path.rename(doomed)
-        for file in files_in(doomed):
-            file.unlink()
+        for name in files_in(doomed):
+            (doomed / name).unlink()
         doomed.rmdir()
     except OSError as error:
         raise CacheError(f"Expected to delete {info.path}, got {error}. Delete it by hand.") from error

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import time
 from collections import namedtuple
 
@@ -13,7 +14,7 @@ import torch
 from lightning_graceful.data import inventory, shards
 from lightning_graceful.data.claims import CLAIMS, Claims
 from lightning_graceful.data.inventory import parse_bytes, room_for, stores
-from lightning_graceful.data.manifest import store_path
+from lightning_graceful.data.manifest import publish, store_path
 from lightning_graceful.data.pruning import DAY, delete, empty_damaged, over_quota, unsound, unused
 from lightning_graceful.data.rows import CacheError, RowLayout
 from lightning_graceful.data.store import OutputStore
@@ -121,6 +122,32 @@ def test_folders_of_others_are_no_stores(tmp_path):
     (tmp_path / "link").symlink_to(outside)
     (tmp_path / "0123456789abcdef").mkdir()
     assert [info.path.name for info in stores(tmp_path)] == ["0123456789abcdef"]
+
+
+def test_stores_are_listed_while_others_come_and_go(tmp_path):
+    stays, stop = add(tmp_path, "stays"), threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            path = add(tmp_path, "goes", filled=False)
+            delete(stores(path)[0])
+
+    def keep_publishing():
+        text = (stays / "manifest.json").read_text()
+        while not stop.is_set():
+            publish(stays, text)
+
+    workers = [threading.Thread(target=work) for work in (come_and_go, keep_publishing)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in range(300):
+            assert stays in {info.path for info in stores(tmp_path)}
+            room_for(tmp_path, 1000, quota=10**9)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
 
 
 def test_folder_that_is_not_there(tmp_path):
